@@ -1,0 +1,34 @@
+"""What is wrong with something a person gave us: said once, with its place, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class InputError(ValueError):
+    """Input that can't be used. Commands print the message and exit with code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a data set."""
+
+    where: str  # file, and the line or key in it
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class DataError(InputError):
+    """One or more problems of a data set."""
+
+    SHOWN = 20
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = [str(problem) for problem in self.problems[: self.SHOWN]]
+        if len(self.problems) > self.SHOWN:
+            lines.append(f"... and {len(self.problems) - self.SHOWN} more")
+        super().__init__("\n".join(lines))

@@ -1,0 +1,102 @@
+"""The rooms of the house: who may import whom, and what must not lie where."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("orchestration", "trainables", "search_spaces", "datasets", "cluster")
+OURS = {
+    "orchestration": set(ROOMS),
+    "trainables": {"trainables", "datasets"},
+    "search_spaces": {"search_spaces"},
+    "datasets": {"datasets"},
+    "cluster": {"cluster"},
+}
+FOREIGN = {
+    "trainables": {"ray", "optuna", "mlflow"},
+    "search_spaces": {"ray", "mlflow", "torch"},
+    "datasets": {"optuna", "mlflow", "torch"},
+}
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import of a file of the package."""
+    package = ("refsweep", *path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            stem = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                yield node.lineno, f"{stem}.{alias.name}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str):
+    wrong = []
+    for path in sources(room):
+        for line, name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "refsweep" and len(parts) > 1 and parts[1] in ROOMS and parts[1] not in OURS[room]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+            in_stream = path.name == "stream.py" and parts[0] == "ray"
+            if parts[0] in FOREIGN.get(room, ()) and not in_stream:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_import_reader_sees_relative_and_absolute_imports(tmp_path: Path):
+    names = {name for _, name in imports(ROOT / "datasets" / "made" / "refer_kitti.py")}
+    assert "refsweep.datasets.kitti" in names
+    assert "refsweep.datasets.store.Store" in names
+    assert "numpy" in names
+
+
+def test_only_the_root_has_an_init_file():
+    found = [p for p in ROOT.rglob("__init__.py") if not {".venv", "build"} & set(p.relative_to(ROOT).parts)]
+    assert found == [ROOT / "__init__.py"]
+
+
+def test_hugging_faces_datasets_is_not_shadowed_from_the_checkout():
+    """With the checkout as working folder, `import datasets` finds the installed package, or nothing regular."""
+    code = "import importlib.util as u; s = u.find_spec('datasets'); print(s.origin if s else None)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not found.stdout.startswith(str(ROOT / "datasets"))
+
+
+def test_every_folder_with_code_is_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    rooms = {p.parent for room in ROOMS for p in sources(room)}
+    folders = {".".join(("refsweep", *p.relative_to(ROOT).parts)) for p in rooms}
+    assert folders <= listed
+
+
+def test_the_lock_names_no_index():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "--index" not in lock
+    assert "://" not in lock
+    assert lock.count("--hash=sha256:") > 100
+
+
+def test_the_package_imports_without_its_heavy_dependencies():
+    """`import refsweep` costs nothing: a trial's process decides itself what it loads."""
+    code = "import sys, refsweep; print(sorted({'torch','ray','mlflow','optuna'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    assert importlib.util.find_spec("refsweep") is not None
