@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from .problems import DataError, Problem
 from .store import Store
 
 Frame = NDArray[np.uint8]  # H x W x 3, RGB
+Numbers = Sequence[float] | NDArray[np.float64]
 
 
 class FrameCache:
@@ -61,13 +63,14 @@ def decode(store: Store, path: str) -> Frame:
         raise DataError([Problem(f"{store.uri}/{path}", f"frame won't decode: {error}")]) from None
 
 
-def square(
-    frame: Frame, xyxy: tuple[float, float, float, float], side: int, window: tuple[float, float, float]
-) -> Frame:
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+def square(frame: Frame, xyxy: Numbers, side: int, window: Numbers = WHOLE) -> Frame:
     """A box of a frame, padded with black to a square, cut to a window of it, resized to side x side x 3.
 
-    `window` is (left, top, share) of the padded square, each in 0..1; (0, 0, 1) is all of it. The box is
-    truncated to whole pixels and to the frame, as iKUN does; an empty one gives black.
+    `window` is (left, top, width, height) in shares of the padded square. The box is truncated to whole
+    pixels and to the frame, as iKUN does; an empty one gives black.
     """
     height, width = frame.shape[:2]
     x1, y1 = max(0, int(xyxy[0])), max(0, int(xyxy[1]))
@@ -77,6 +80,6 @@ def square(
     long = max(x2 - x1, y2 - y1)
     padded = Image.new("RGB", (long, long))
     padded.paste(Image.fromarray(frame[y1:y2, x1:x2]), ((long - (x2 - x1)) // 2, (long - (y2 - y1)) // 2))
-    left, top, share = (v * long for v in window)
-    part = (left, top, min(long, left + share), min(long, top + share))
+    left, top, wide, high = (v * long for v in window)
+    part = (left, top, min(float(long), left + wide), min(float(long), top + high))
     return np.asarray(padded.resize((side, side), Image.Resampling.BILINEAR, box=part))

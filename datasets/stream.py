@@ -44,23 +44,9 @@ class Part:
 
 
 def cut(plan: pa.Table, batch_rows: int, epoch: int, split: str) -> list[Part]:
-    """The batches of an epoch's plan; the last one may be smaller. A group is never divided.
-
-    Where the plan has a column `group`, rows that share it stay in one batch even if that makes it larger.
-    """
-    starts = list(range(0, plan.num_rows, batch_rows))
-    if "group" in plan.column_names:
-        group = plan.column("group").to_numpy()
-        edges = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]])) if len(group) else np.array([], int)
-        starts = [int(edges[0])] if len(edges) else []
-        for edge in edges[1:]:
-            if edge - starts[-1] >= batch_rows:
-                starts.append(int(edge))
-    ends = [*starts[1:], plan.num_rows][: len(starts)]
-    return [
-        Part(epoch, split, i, i == len(starts) - 1, plan.slice(start, end - start))
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
+    """The batches of an epoch's plan; the last one may be smaller."""
+    starts = range(0, plan.num_rows, batch_rows)
+    return [Part(epoch, split, i, start == starts[-1], plan.slice(start, batch_rows)) for i, start in enumerate(starts)]
 
 
 def stream(

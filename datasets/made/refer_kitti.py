@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -47,6 +48,14 @@ class Recipe:
                 raise InputError(f"{name} must be >= {low}, got {getattr(self, name)}")
         if self.kitti_tracks and not self.kitti_labels:
             raise InputError("kitti_tracks needs kitti_labels: tracks must belong to the scene's objects")
+
+
+def find_tracks(labels: str | None, tracks: str | None) -> str | None:
+    """The folder of track files to use: the one given, `none` for made ones, or StrongSORT's beside the labels."""
+    if tracks is not None or labels is None:
+        return None if tracks == "none" else tracks
+    beside = Path(labels).parent / "tracks" / "YOLOX-STRONG-SORT"
+    return str(beside) if beside.is_dir() else None
 
 
 def make(out: Store, recipe: Recipe, said: Callable[[str], None] = lambda _: None) -> dict[str, int]:

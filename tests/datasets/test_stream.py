@@ -52,12 +52,6 @@ def test_cut_gives_every_row_once_and_marks_the_last():
     assert cut(pa.table({"row": np.arange(0)}), 4, 0, "train") == []
 
 
-def test_cut_never_divides_a_group():
-    group = [0, 0, 0, 1, 1, 2, 3, 3, 3, 3]
-    parts = cut(pa.table({"group": group}), 3, 0, "test")
-    assert [p.rows.column("group").to_pylist() for p in parts] == [[0, 0, 0], [1, 1, 2], [3, 3, 3, 3]]
-
-
 def test_order_rows_and_arrays_are_those_of_a_plain_loop(executor: str):
     parts = plan()
     found = collect(parts, executor)

@@ -1,0 +1,340 @@
+"""Decides what happens next in a sweep, from the ledger alone. Knows neither Ray nor any model.
+
+An executor asks `next()` for trials to run, and says what they report and how they end. Whatever is decided is
+written to the ledger before anybody acts on it, in this order for every epoch: checkpoint (by the trial),
+ledger, MLflow. Killed anywhere, a new driver takes up RUNNING trials from their newest checkpoints and the
+sweep ends as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from ..datasets.problems import InputError
+from ..datasets.store import Store
+from ..trainables.checkpoints import Checkpoint, Checkpoints
+from .failures import Failure, decide
+from .ledger import Ledger, failure_entry, failures_of
+from .messages import Assignment, Report
+from .pruning import should_prune
+from .sampling import Held, Space, make_sampler
+from .spec import SweepSpec
+
+
+class Next(Enum):
+    """What `next` answers when there is no trial to start."""
+
+    WAIT = "wait"  # some trial must end first
+    FINISHED = "finished"
+
+
+class Verdict(Enum):
+    """What becomes of a trial that reported."""
+
+    GO_ON = "go on"
+    END = "end"
+
+
+class Driver:
+    """The decisions of one sweep. The ledger's lease must be held."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        ledger: Ledger,
+        space: Space,
+        *,
+        posthoc: Mapping[str, Any],
+        data: str | None,
+        fingerprint: str,
+        slots: int = 1,
+        gpus: float = 0.0,
+        changed: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`changed` hears the number of every trial whose record has changed."""
+        self.spec, self.ledger, self.space = spec, ledger, space
+        self.posthoc, self.data, self.fingerprint = dict(posthoc), data, fingerprint
+        self.slots, self.gpus, self.changed = slots, gpus, changed
+        self.live: dict[int, int] = {}  # number -> attempt
+        self.halted: str | None = ledger.attributes.get("halted")
+        self.stopping = False
+        self._waiting: deque[int] = deque(t.number for t in ledger.running())
+        self._progressed: set[int] = set()
+        self._started_s = time.monotonic()
+
+    # -- what to run -------------------------------------------------------------------------------------
+
+    def next(self) -> Assignment | Next:
+        """The next trial to start."""
+        while not (self.halted or self.stopping):
+            if self._waiting:
+                taken = self._take_up(self._waiting.popleft())
+                if taken is not None:
+                    return taken
+                continue
+            if self._may_ask():
+                return self._ask()
+            break
+        return Next.WAIT if self.live else Next.FINISHED
+
+    def _may_ask(self) -> bool:
+        return self.ledger.searched() < self.spec.planned_trials and self.budget_left() > 0
+
+    def budget_left(self) -> float:
+        """The share of the tightest budget that is left, 0..1; 1 without one."""
+        budget = self.spec.budget
+        hours = sum(float(t.user_attrs.get("seconds", 0.0)) for t in self.ledger.trials) / 3600
+        used = [
+            (budget.gpu_hours, hours * self.gpus),
+            (budget.cpu_hours, hours * self.spec.resources.cpus_per_worker),
+            (budget.wall_hours, (time.monotonic() - self._started_s) / 3600),
+        ]
+        return min((max(0.0, 1 - spent / limit) for limit, spent in used if limit is not None), default=1.0)
+
+    def _ask(self) -> Assignment:
+        search = self.spec.search
+        number = len(self.ledger.trials)
+        sampler = make_sampler(
+            search.sampler,
+            search.seed,
+            self.ledger.searched(),
+            startup=search.startup,
+            slots=self.slots,
+            grid=search.grid,
+        )
+        made = self.ledger.ask(
+            sampler,
+            lambda trial: self.space(Held(trial, self.spec.fixed)),
+            lambda fields: {"config": self.config_of(fields), "attempt": 1, "data": self.fingerprint},
+        )
+        assert made.number == number
+        self.changed(number)
+        return self._start(made)
+
+    def config_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A trial's Config fields: what the space gave, under what the spec fixes."""
+        return {"seed": self.spec.search.seed, **self.posthoc, **fields, **self.spec.fixed}
+
+    def _take_up(self, number: int) -> Assignment | None:
+        """A trial that was left RUNNING, or is to be tried again. None when its record says that it is over."""
+        trial = self.ledger.trials[number]
+        if self._finish_what_failed(trial):
+            return None
+        newest = self.checkpoints(number).newest()
+        if newest is None and "retry_of" in trial.user_attrs:
+            newest = self.checkpoints(int(trial.user_attrs["retry_of"])).newest()
+            if newest is not None:
+                self.checkpoints(number).copy_from(newest)
+        if newest is not None and self._replay(number, newest) is Verdict.END:
+            return None
+        self.ledger.note(number, "attempt", int(trial.user_attrs["attempt"]) + 1)
+        self.changed(number)
+        return self._start(self.ledger.trials[number])
+
+    def _finish_what_failed(self, trial: FrozenTrial) -> bool:
+        """Whether the trial's last attempt failed for good; the end is written if a crash had prevented that."""
+        failures = failures_of(trial)
+        if not failures or failures[-1]["attempt"] != trial.user_attrs["attempt"]:
+            return False
+        if failures[-1]["action"] == "infeasible":
+            self._end_infeasible(trial.number, failures[-1]["kind"], failures[-1]["message"])
+        elif failures[-1]["action"] == "fail":
+            self._end(trial.number, TrialState.FAIL, None, cause=failures[-1]["message"])
+        return failures[-1]["action"] in ("infeasible", "fail")
+
+    def _replay(self, number: int, found: Checkpoint) -> Verdict:
+        """Reports what the checkpoint's history has and the ledger lacks."""
+        return self._take(number, found.history, bool(found.manifest["final"]))
+
+    def _start(self, trial: FrozenTrial) -> Assignment:
+        attempt = int(trial.user_attrs["attempt"])
+        self.live[trial.number] = attempt
+        self._progressed.discard(trial.number)
+        objectives = self.spec.objectives
+        return Assignment(
+            sweep=self.spec.name,
+            number=trial.number,
+            attempt=attempt,
+            trainable=self.spec.trainable,
+            config=trial.user_attrs["config"],
+            data=self.data,
+            fingerprint=self.fingerprint,
+            storage=f"{self.spec.storage.rstrip('/')}/{self.spec.name}",
+            best=(objectives[0].metric, objectives[0].mode) if len(objectives) == 1 else None,
+            stream=self.spec.stream,
+            cpus=self.spec.resources.cpus_per_worker,
+            gpus=self.gpus,
+        )
+
+    def checkpoints(self, number: int) -> Checkpoints:
+        """Of a trial."""
+        return Checkpoints(Store(self.spec.storage).child(f"{self.spec.name}/{number}"))
+
+    # -- what happened -----------------------------------------------------------------------------------
+
+    def on_report(self, report: Report) -> Verdict:
+        """A trial has something to say. What an earlier attempt still says is not heard."""
+        number = report.number
+        if self.live.get(number) != report.attempt:
+            return Verdict.END
+        if report.entries:
+            self._progressed.add(number)
+        if report.failure is not None:
+            return self.on_failure(number, report.attempt, report.failure)
+        if report.stopped:
+            del self.live[number]
+            return Verdict.END
+        verdict = self._take(number, report.entries, report.final)
+        if verdict is Verdict.END:
+            self.live.pop(number, None)
+        return verdict
+
+    def _take(self, number: int, entries: Sequence[Mapping[str, Any]], final: bool) -> Verdict:
+        """Writes epochs in order and judges each as if it were the newest."""
+        reported = self.ledger.reported(number)
+        for entry in entries:
+            values = self._values(entry)
+            if values is None:
+                continue
+            epoch = int(entry["epoch"])
+            if not all(map(math.isfinite, values)):
+                last = f"{self.spec.objectives[0].metric} is {values[0]} in epoch {epoch}"
+                self._end_infeasible(number, "non_finite", last)
+                return Verdict.END
+            if epoch not in reported:
+                self.ledger.report(number, epoch, values)
+                self.changed(number)
+            if should_prune(
+                self.spec.pruning, number, epoch, {t.number: t.intermediate_values for t in self.ledger.trials}
+            ):
+                self._end(number, TrialState.PRUNED, values, entries, cause=f"pruned after epoch {epoch}")
+                return Verdict.END
+        if not final:
+            return Verdict.GO_ON
+        values = self._values(entries[-1]) if entries else None
+        if values is None:
+            raise InputError(f"trial {number} ended without {', '.join(o.metric for o in self.spec.objectives)}")
+        self._end(number, TrialState.COMPLETE, values, entries)
+        return Verdict.END
+
+    def _values(self, entry: Mapping[str, Any]) -> list[float] | None:
+        """The objectives of an epoch, None where it was not evaluated."""
+        metrics = entry["metrics"]
+        names = [o.metric for o in self.spec.objectives]
+        return [float(metrics[n]) for n in names] if all(n in metrics for n in names) else None
+
+    def on_failure(self, number: int, attempt: int, failure: Failure) -> Verdict:
+        """An attempt ended early: an exception, a lost or hung worker."""
+        if self.live.get(number) != attempt:
+            return Verdict.END
+        del self.live[number]
+        before = failures_of(self.ledger.trials[number])
+        retries = sum(f["action"] == "retry" for f in before)
+        action = decide(failure, retries, self.spec.retry.max_retries, number in self._progressed)
+        self.ledger.note(number, "failures", [*before, failure_entry(failure, attempt, action)])
+        self.changed(number)
+        if action == "infeasible":
+            self._end_infeasible(number, failure.kind, failure.message)
+        elif action == "fail":
+            self._end(number, TrialState.FAIL, None, cause=failure.message)
+        else:
+            self._waiting.append(number)
+        if action == "halt":
+            self.halt(f"trial {number}: {failure.message}", failure)
+        elif failure.kind == "error":
+            self._halt_if_all_fail_alike(failure)
+        return Verdict.END
+
+    def _halt_if_all_fail_alike(self, failure: Failure) -> None:
+        """The same traceback in so many trials in a row is not bad luck."""
+        forgiven = int(self.ledger.attributes.get("forgiven", -1))
+        alike = 0
+        for trial in reversed(self.ledger.trials):
+            failures = failures_of(trial)
+            if trial.number <= forgiven or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                break
+            if not failures:
+                continue
+            if failures[-1]["mark"] != failure.mark:
+                break
+            alike += 1
+        if alike >= self.spec.retry.halt_after_same_error:
+            self.halt(f"{alike} trials in a row ended with the same error: {failure.message}", failure)
+
+    def halt(self, why: str, failure: Failure | None = None) -> None:
+        """Ends the sweep early because going on would be vain; `resume` forgives."""
+        self.halted = why
+        self.ledger.set_attribute("halted", why)
+        self.ledger.set_attribute("halted_with", failure.as_json() if failure else None)
+
+    def forgive(self) -> None:
+        """A halted sweep is resumed: what failed before no longer counts towards halting."""
+        if self.halted is not None:
+            self.ledger.set_attribute("forgiven", len(self.ledger.trials) - 1)
+            self.ledger.set_attribute("halted", None)
+            self.halted = None
+
+    def _end_infeasible(self, number: int, kind: str, message: str) -> None:
+        self.ledger.violate(number, kind)
+        known = self.ledger.trials[number].intermediate_values
+        last = [known[max(known)]] if known and len(self.spec.objectives) == 1 else None
+        self._end(number, TrialState.PRUNED, last, cause=f"infeasible: {message}")
+
+    def _end(
+        self,
+        number: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        entries: Sequence[Mapping[str, Any]] = (),
+        *,
+        cause: str | None = None,
+    ) -> None:
+        """What is known of a finished trial, then its end. Every write may be repeated."""
+        self.live.pop(number, None)
+        if cause is not None:
+            self.ledger.note(number, "cause", cause)
+        newest = self.checkpoints(number).newest(verify=False)
+        if newest is not None:
+            history = newest.history
+            self.ledger.note(number, "checkpoint", str(newest.name).rpartition(".")[0])
+            self.ledger.note(number, "setting", dict(history[-1]["setting"]) if history else {})
+            self.ledger.note(number, "seconds", sum(float(h["seconds"]) for h in history))
+        self.ledger.tell(number, state, values)
+        self.changed(number)
+
+    def retry_failed(self) -> list[int]:
+        """Makes a successor of every failed trial that has none; numbers of the new trials. Each starts from the
+        failed one's checkpoint."""
+        taken = {t.user_attrs.get("retry_of") for t in self.ledger.trials}
+        made = []
+        for trial in list(self.ledger.trials):
+            if trial.state == TrialState.FAIL and trial.number not in taken:
+                successor = self.ledger.succeed(trial)
+                made.append(successor.number)
+                self._waiting.append(successor.number)
+        return made
+
+
+def run_inline(driver: Driver) -> None:
+    """Runs a sweep in this process, one trial after the other, without Ray."""
+    from .trial import DataShelf, TrialRun
+
+    shelf = DataShelf()
+    while True:
+        assignment = driver.next()
+        if isinstance(assignment, Next):
+            assert assignment is Next.FINISHED, "a trial is live that nobody runs"
+            return
+        run = TrialRun(assignment, shelf)
+        try:
+            while driver.on_report(run.next_report()) is Verdict.GO_ON:
+                pass
+        finally:
+            run.close()

@@ -1,0 +1,266 @@
+"""Runs what a driver decides on Ray Tune.
+
+Tune starts and stops actors, and nothing else: retries, pruning, results and resuming are the ledger's. So it
+gets no failures to retry, no loggers, a temporary folder, and a searcher and a scheduler that ask the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayError
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ..datasets.problems import InputError
+from ..datasets.store import Store
+from .driver import Driver, Next, Verdict
+from .failures import Failure
+from .messages import STOP_MARK, report_from_text
+from .spec import SweepSpec
+from .trial import TuneTrial
+
+log = logging.getLogger(__name__)
+STOP_GRACE_S = 60.0  # for trials to write a checkpoint before they are ended
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """What Ray offers, and how many trials fit."""
+
+    cpus: int
+    gpus: float
+    nodes: int
+    gpus_per_trial: float
+    slots: int
+
+
+def machines(spec: SweepSpec) -> Machines:
+    """What the cluster has for this spec. Raises InputError with the arithmetic when it can't run one trial."""
+    have = ray.cluster_resources()
+    cpus, gpus = int(have.get("CPU", 0)), float(have.get("GPU", 0))
+    need = spec.resources
+    per_worker = need.gpus_per_worker if need.gpus_per_worker is not None else (1.0 if gpus else 0.0)
+    per_trial = per_worker / need.trials_per_gpu
+    kept = 1 if spec.stream == "ray" and cpus > 1 else 0  # Ray Data's readers need a CPU of their own
+    by_cpu = (cpus - kept) // need.cpus_per_worker
+    by_gpu = int(gpus / per_trial + 1e-9) if per_trial else by_cpu
+    fits = min(by_cpu, by_gpu)
+    if fits < 1:
+        raise InputError(
+            f"resources: a trial needs {need.cpus_per_worker} CPUs and {per_trial:g} GPUs, the cluster has {cpus} CPUs "
+            f"({kept} kept for the stream) and {gpus:g} GPUs"
+        )
+    wanted = fits if need.max_concurrent == "auto" else min(fits, need.max_concurrent)
+    return Machines(cpus, gpus, len(ray.nodes()), per_trial, wanted)
+
+
+class _NotKept:
+    """Tune pickles its parts for a restore that never comes: these leave the driver behind."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Ask(_NotKept, Searcher):
+    """Tune's searcher: passes on what the driver wants to run."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__(metric="done", mode="max")
+        self.bridge = bridge
+
+    def suggest(self, trial_id: str) -> Any:
+        return self.bridge.suggest(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler hears it, with the trial."""
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Judge(_NotKept, FIFOScheduler):
+    """Tune's scheduler: the driver's verdict after every report."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__()
+        self.bridge = bridge
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return TrialScheduler.STOP if self.bridge.heard(trial, result) is Verdict.END else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.bridge.heard(trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.bridge.lost(trial)
+
+
+class _Tick(_NotKept, tune.Callback):
+    """About ten times a second: hangs, requests to stop, the view."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        self.bridge = bridge
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.bridge.tick(trials)
+
+
+class _StopAll(_NotKept, tune.Stopper):
+    """Ends Tune when the driver wants no more and live trials had their time."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        self.bridge = bridge
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.bridge.over()
+
+
+class _Bridge:
+    """Between Tune's trials and the driver's."""
+
+    def __init__(self, driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
+        self.driver, self.stop_asked, self.ticked = driver, stop_asked, ticked
+        self._of: dict[str, tuple[int, int]] = {}  # Tune's id -> number, attempt
+        self._spoke_s: dict[str, float] = {}
+        self._hung: set[str] = set()
+        self._end_s: float | None = None
+        self._looked_s = 0.0
+
+    def suggest(self, trial_id: str) -> Any:
+        if len(self.driver.live) >= self.driver.slots:
+            return None
+        found = self.driver.next()
+        if isinstance(found, Next):
+            return Searcher.FINISHED if found is Next.FINISHED else None
+        self._of[trial_id] = (found.number, found.attempt)
+        self._spoke_s[trial_id] = time.monotonic()
+        return {"assignment": asdict(found)}
+
+    def heard(self, trial: Any, result: dict[str, Any] | None) -> Verdict:
+        self._spoke_s[trial.trial_id] = time.monotonic()
+        if not result or "report" not in result:
+            return Verdict.END
+        try:
+            return self.driver.on_report(report_from_text(result["report"]))
+        finally:
+            self.ticked()
+
+    def lost(self, trial: Any) -> None:
+        """The trial's actor is gone."""
+        number, attempt = self._of[trial.trial_id]
+        error = trial.get_error() if hasattr(trial, "get_error") else None
+        if trial.trial_id in self._hung:
+            failure = Failure("hang", f"silent for {self.driver.spec.retry.hang_s:g} s, killed")
+        elif isinstance(error, OutOfMemoryError):
+            failure = Failure("out_of_memory", _first_line(error))
+        else:
+            failure = Failure("lost", f"the worker was lost: {_first_line(error)}")
+        self.driver.on_failure(number, attempt, failure)
+        self.ticked()
+
+    def tick(self, trials: list[Any]) -> None:
+        now = time.monotonic()
+        if now - self._looked_s < 0.5:
+            return
+        self._looked_s = now
+        for trial in trials:
+            silent = now - self._spoke_s.get(trial.trial_id, now)
+            if (
+                trial.status == "RUNNING"
+                and silent > self.driver.spec.retry.hang_s
+                and trial.trial_id not in self._hung
+            ):
+                actor = trial.temporary_state.ray_actor
+                if actor is not None:
+                    self._hung.add(trial.trial_id)
+                    ray.kill(actor)
+        if (self.stop_asked() or self.driver.halted) and self._end_s is None:
+            self.driver.stopping = True
+            self._end_s = now + STOP_GRACE_S
+            with contextlib.suppress(OSError):  # a full disk: trials end without a checkpoint of this epoch
+                sweep_folder(self.driver.spec).write(STOP_MARK, b"")
+        self.ticked()
+
+    def over(self) -> bool:
+        return self._end_s is not None and (not self.driver.live or time.monotonic() > self._end_s)
+
+
+def _first_line(error: object) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def sweep_folder(spec: SweepSpec) -> Store:
+    """Where a sweep's trials keep their checkpoints."""
+    return Store(spec.storage).child(spec.name)
+
+
+@contextlib.contextmanager
+def _tunes_settings() -> Iterator[None]:
+    """Tune without loggers, without its own state on disk and without its Ctrl-C."""
+    wanted = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    level = logging.getLogger("ray.tune").level
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.getLogger("ray.tune").setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def run_on_tune(driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
+    """Runs a sweep to its end, or until `stop_asked`. Ray must be connected."""
+    bridge = _Bridge(driver, stop_asked, ticked)
+    resources = {"cpu": driver.spec.resources.cpus_per_worker, "gpu": driver.gpus}
+    sweep_folder(driver.spec).delete(STOP_MARK)
+    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings():
+        tuner = tune.Tuner(
+            tune.with_resources(TuneTrial, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_Ask(bridge), scheduler=_Judge(bridge), num_samples=-1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(Path(folder)),
+                stop=_StopAll(bridge),
+                callbacks=[_Tick(bridge)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except RayError as error:
+            log.warning("Ray ended the sweep: %s", _first_line(error))
+            raise

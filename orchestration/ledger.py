@@ -1,0 +1,387 @@
+"""The ledger: one record of a sweep that everything which decides reads, and which is written first.
+
+An Optuna study in SQL, SQLite or PostgreSQL by one code path. It holds each trial's parameters, intermediate
+values and state, and as attributes its Config fields, attempt, checkpoint, MLflow run, failures and
+compute-seconds; and of the sweep its spec, its data's fingerprint and its state. One driver a sweep holds the
+lease and is the only writer; readers need none.
+
+Every write goes through `Ledger._write`: it is retried after a lost connection, and tests crash there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ..datasets.problems import InputError
+from ..datasets.store import is_disk_full
+from .failures import Failure
+from .sampling import Space, ask, quiet
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+RETRY_S = 120.0  # how long a write waits for a database that is away
+
+
+class LeaseTakenError(InputError):
+    """Another driver runs this sweep."""
+
+
+class UnknownSweepError(InputError):
+    """No sweep of that name here."""
+
+
+class Lease(Protocol):
+    """Held while a driver runs; free the moment its process is gone."""
+
+    def release(self) -> None:
+        """Gives it back."""
+
+    def held(self) -> bool:
+        """Whether it still is."""
+
+
+class _FileLease:
+    """`flock` on a file beside the SQLite file: the kernel frees it with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = open(path, "a")  # noqa: SIM115  open as long as the lease is held
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise LeaseTakenError("") from None
+
+    def release(self) -> None:
+        self._file.close()
+
+    def held(self) -> bool:
+        return not self._file.closed
+
+
+class _PostgresLease:
+    """A session's advisory lock on a connection of its own: the server frees it with the connection."""
+
+    def __init__(self, engine: sqlalchemy.Engine, sweep: str) -> None:
+        self._connection = engine.connect()
+        key = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))")
+        if not self._connection.execute(key, {"sweep": f"refsweep/{sweep}"}).scalar():
+            self._connection.close()
+            raise LeaseTakenError("")
+        self._connection.commit()
+
+    def release(self) -> None:
+        self._connection.invalidate()
+        self._connection.close()
+
+    def held(self) -> bool:
+        try:
+            self._connection.execute(sqlalchemy.text("SELECT 1"))
+            self._connection.commit()
+        except sqlalchemy.exc.SQLAlchemyError:
+            return False
+        return True
+
+
+def check_url(url: str) -> str:
+    """A ledger URL that may be used. Raises InputError for another database, or one with a password in it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("sqlite", "postgresql"):
+        raise InputError(f"ledger must be sqlite:///FILE or postgresql://HOST/DB, got {parts.scheme or url}://...")
+    if parts.password is not None:
+        raise InputError("ledger must hold no password: put it into PGPASSFILE or ~/.pgpass, or use PGPASSWORD")
+    return url
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL."""
+    return Path(url.removeprefix("sqlite:///")).absolute() if url.startswith("sqlite:///") else None
+
+
+def _open_storage(url: str, *, create: bool) -> RDBStorage:
+    path = sqlite_path(check_url(url))
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if path is not None:
+        if not path.exists() and not create:
+            raise UnknownSweepError(f"no ledger at {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # stays with the file; synchronous is FULL by default
+        options = {"connect_args": {"timeout": 60}}
+    try:
+        with quiet():
+            return RDBStorage(url, engine_kwargs=options)
+    except (sqlalchemy.exc.OperationalError, StorageInternalError) as error:
+        raise InputError(f"the ledger can't be opened: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def sweeps_in(url: str) -> list[str]:
+    """Names of the sweeps in a ledger."""
+    storage = _open_storage(url, create=False)
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+class Ledger:
+    """The record of one sweep. `trials` is what is stored; it follows every write."""
+
+    def __init__(self, url: str, sweep: str, storage: RDBStorage, study_id: int) -> None:
+        self.url, self.sweep = url, sweep
+        self._storage, self._study_id = storage, study_id
+        self._lease: Lease | None = None
+        self.directions: list[StudyDirection] = list(storage.get_study_directions(study_id))
+        self.refresh()
+
+    @classmethod
+    def create(cls, url: str, sweep: str, directions: Sequence[str], spec: Mapping[str, Any]) -> Ledger:
+        """The record of a sweep, made if it is new. A study without a spec counts as not there."""
+        storage = _open_storage(url, create=True)
+        way = [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in directions]
+        try:
+            with quiet():
+                study_id = storage.create_new_study(way, sweep)
+        except DuplicatedStudyError:
+            study_id = storage.get_study_id_from_name(sweep)
+            if "spec" not in storage.get_study_user_attrs(study_id):  # its maker died at birth
+                storage.delete_study(study_id)
+                return cls.create(url, sweep, directions, spec)
+            return cls(url, sweep, storage, study_id)
+        ledger = cls(url, sweep, storage, study_id)
+        ledger.set_attribute("spec", dict(spec))
+        return ledger
+
+    @classmethod
+    def open(cls, url: str, sweep: str) -> Ledger:
+        """The record of a sweep that exists. Raises UnknownSweepError with the names there are."""
+        storage = _open_storage(url, create=False)
+        try:
+            found = cls(url, sweep, storage, storage.get_study_id_from_name(sweep))
+            if "spec" not in found.attributes:
+                raise KeyError(sweep)
+            return found
+        except KeyError:
+            names = ", ".join(sorted(s.study_name for s in storage.get_all_studies())) or "none"
+            raise UnknownSweepError(f"no sweep {sweep!r} in {url}; there are: {names}") from None
+
+    @classmethod
+    def find(cls, url: str, sweep: str) -> Ledger | None:
+        """The record of a sweep, None where there is none."""
+        try:
+            return cls.open(url, sweep)
+        except UnknownSweepError:
+            return None
+
+    def close(self) -> None:
+        """Gives the lease back and closes connections."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def refresh(self) -> None:
+        """Reads everything anew."""
+        self.attributes: dict[str, Any] = dict(self._storage.get_study_user_attrs(self._study_id))
+        self.trials: list[FrozenTrial] = self._storage.get_all_trials(self._study_id)
+
+    # -- lease -------------------------------------------------------------------------------------------
+
+    def take_lease(self) -> None:
+        """Becomes the sweep's only driver. Raises LeaseTakenError when there is one."""
+        try:
+            self._lease = self._acquire()
+        except LeaseTakenError:
+            message = (
+                f"sweep {self.sweep!r} has a driver already: watch it with `sweep status`, end it with `sweep stop`"
+            )
+            raise LeaseTakenError(message) from None
+        self.refresh()
+
+    def _acquire(self) -> Lease:
+        path = sqlite_path(self.url)
+        if path is None:
+            return _PostgresLease(self._storage.engine, self.sweep)
+        return _FileLease(path.with_name(f"{path.name}.{self.sweep}.lease"))
+
+    def has_driver(self) -> bool:
+        """Whether some process holds the lease."""
+        if self._lease is not None:
+            return self._lease.held()
+        try:
+            self._acquire().release()
+        except LeaseTakenError:
+            return True
+        return False
+
+    def still_ours(self) -> bool:
+        """Whether we hold the lease; takes it again and reads anew when a lost connection cost it."""
+        if self._lease is not None and self._lease.held():
+            return True
+        try:
+            self.take_lease()
+        except (LeaseTakenError, sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
+            return False
+        return True
+
+    # -- writes ------------------------------------------------------------------------------------------
+
+    def _write(self, what: Callable[[], T]) -> T:
+        """The only door to the database for writing. Waits for a database that is away."""
+        until = time.monotonic() + RETRY_S
+        while True:
+            try:
+                return what()
+            except StorageInternalError as error:
+                if is_disk_full(error) or time.monotonic() > until:
+                    raise
+                log.warning("the ledger is away, trying again: %s", _first_line(error))
+                time.sleep(1.0)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """An attribute of the sweep."""
+        self._write(lambda: self._storage.set_study_user_attr(self._study_id, key, value))
+        self.attributes[key] = value
+
+    def ask(
+        self, sampler: Any, space: Space, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> FrozenTrial:
+        """A new RUNNING trial, in one write. `attributes` makes its attributes from the Config fields it got."""
+        template, fields = ask(self.directions, self.trials, sampler, space)
+        template.user_attrs = dict(attributes(fields))
+        template.datetime_start = datetime.now()
+        return self._create(template)
+
+    def _create(self, template: FrozenTrial) -> FrozenTrial:
+        number = len(self.trials)
+
+        def create() -> None:
+            # after a lost connection the trial may be there already: then its number is taken
+            if self._storage.get_n_trials(self._study_id) == number:
+                self._storage.create_new_trial(self._study_id, template_trial=template)
+
+        self._write(create)
+        made = self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number))
+        self.trials.append(made)
+        return made
+
+    def succeed(self, failed: FrozenTrial) -> FrozenTrial:
+        """A RUNNING successor of a failed trial: same parameters, named as its retry."""
+        attributes = {k: v for k, v in failed.user_attrs.items() if k in ("config",)}
+        template = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=failed.params,
+            distributions=failed.distributions,
+            user_attrs={**attributes, "attempt": 1, "retry_of": failed.number},
+            system_attrs={k: v for k, v in failed.system_attrs.items() if not k.startswith("constraints")},
+        )
+        template.datetime_start = datetime.now()
+        return self._create(template)
+
+    def note(self, number: int, key: str, value: Any) -> None:
+        """An attribute of a trial."""
+        trial = self.trials[number]
+        if trial.user_attrs.get(key) != value:
+            self._write(lambda: self._storage.set_trial_user_attr(trial._trial_id, key, value))
+            trial.user_attrs[key] = value
+
+    def report(self, number: int, epoch: int, values: Sequence[float]) -> None:
+        """A finished epoch's objective: an intermediate value, or of several objectives an attribute."""
+        if len(self.directions) > 1:
+            self.note(number, f"values:{epoch:04d}", list(values))
+            return
+        trial = self.trials[number]
+        self._write(lambda: self._storage.set_trial_intermediate_value(trial._trial_id, epoch, float(values[0])))
+        trial.intermediate_values[epoch] = float(values[0])
+
+    def reported(self, number: int) -> set[int]:
+        """Epochs whose objective is here."""
+        trial = self.trials[number]
+        if len(self.directions) > 1:
+            return {int(key.partition(":")[2]) for key in trial.user_attrs if key.startswith("values:")}
+        return set(trial.intermediate_values)
+
+    def violate(self, number: int, name: str) -> None:
+        """Marks a trial as infeasible, so that samplers avoid its region: they ignore failed trials."""
+        trial = self.trials[number]
+        key = f"constraints:{name}"
+        if key not in trial.system_attrs:
+            self._write(lambda: self._storage.set_trial_system_attr(trial._trial_id, key, 1.0))
+            trial.system_attrs[key] = 1.0
+
+    def tell(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
+        """Ends a trial. Telling again what is stored is fine: the first answer may have been lost."""
+        trial = self.trials[number]
+
+        def write() -> None:
+            try:
+                self._storage.set_trial_state_values(trial._trial_id, state, values)
+            except UpdateFinishedTrialError:
+                stored = self._storage.get_trial(trial._trial_id)
+                if (stored.state, stored.values) != (state, list(values) if values is not None else None):
+                    raise
+
+        self._write(write)
+        self.trials[number] = self._storage.get_trial(trial._trial_id)
+
+    def run_id(self, number: int) -> str | None:
+        """The MLflow run of a trial. An attribute of the sweep: a finished trial takes none, and MLflow may have been
+        away until then."""
+        found = self.attributes.get(f"run:{number}")
+        return str(found) if found is not None else None
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def running(self) -> list[FrozenTrial]:
+        """Trials that are not finished, by number."""
+        return [t for t in self.trials if t.state == TrialState.RUNNING]
+
+    def searched(self) -> int:
+        """How many trials count against `search.trials`: all but successors."""
+        return sum("retry_of" not in t.user_attrs for t in self.trials)
+
+    def best(self) -> FrozenTrial | None:
+        """The best finished trial; with several objectives, the first of the Pareto front by the first one."""
+        done = [t for t in self.trials if t.state == TrialState.COMPLETE and t.values is not None]
+        sign = -1 if self.directions[0] == StudyDirection.MAXIMIZE else 1
+        return min(done, key=lambda t: (sign * t.values[0], t.number), default=None)
+
+
+def failures_of(trial: FrozenTrial) -> list[dict[str, Any]]:
+    """A trial's failed attempts, oldest first."""
+    return list(trial.user_attrs.get("failures", ()))
+
+
+def failure_entry(failure: Failure, attempt: int, action: str) -> dict[str, Any]:
+    """A failed attempt, for the ledger."""
+    return {**failure.as_json(), "mark": failure.mark, "attempt": attempt, "action": action}
+
+
+__all__ = [
+    "FINISHED",
+    "LeaseTakenError",
+    "Ledger",
+    "UnknownSweepError",
+    "check_url",
+    "failures_of",
+    "sqlite_path",
+    "sweeps_in",
+]

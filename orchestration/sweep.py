@@ -1,0 +1,377 @@
+"""Runs, resumes, stops and describes sweeps: brings spec, data, ledger, Ray, MLflow and a view together."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import optuna
+from optuna.trial import TrialState
+
+from ..datasets.fingerprint import fingerprint
+from ..datasets.made.refer_kitti import Recipe, make
+from ..datasets.problems import InputError
+from ..datasets.store import Store
+from ..trainables import task
+from ..trainables.checkpoints import Checkpoints
+from .driver import Driver
+from .ledger import Ledger, UnknownSweepError, failures_of, sqlite_path, sweeps_in
+from .messages import STOP_MARK
+from .sampling import Held, Space, quiet
+from .spec import SweepSpec, differences, make_spec, override
+from .tracking import Projector, Tracker
+from .view import View
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run of a driver ended."""
+
+    state: str  # finished, stopped, halted
+    cause: str | None  # of a halt
+    bad_input: bool  # the halt is the input's or the disk's fault
+    behind: str | None  # why MLflow lacks something
+    ledger: Ledger
+
+
+def search_space(trainable: str) -> Any:
+    """The module `search_spaces/<trainable>.py`."""
+    task.load(trainable)
+    return importlib.import_module(f"..search_spaces.{trainable}", __package__)
+
+
+def settle(spec: SweepSpec) -> SweepSpec:
+    """The spec with absolute places, so that it means the same from any folder."""
+    content = spec.as_json()
+    if not spec.storage.startswith("s3://"):
+        content["storage"] = str(Path(spec.storage).expanduser().absolute())
+    if spec.data != "none" and "://" not in spec.data and not spec.data.startswith("made:"):
+        content["data"] = str(Path(spec.data).expanduser().absolute())
+    for name in ("ledger", "tracking"):
+        path = sqlite_path(content[name]) if content[name] else None
+        if path is not None:
+            content[name] = f"sqlite:///{path}"
+    return make_spec(content)
+
+
+def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:
+    """(where the data is, its fingerprint). Makes procedural data; raises InputError for data with faults."""
+    if spec.data == "none":
+        return None, "none"
+    uri = spec.data
+    if uri.startswith("made:"):
+        uri = _made(uri, spec.storage)
+    store = Store(uri)
+    mark = fingerprint(store)
+    task.load(spec.trainable).check_data(store)
+    return uri, mark
+
+
+def _made(uri: str, storage: str) -> str:
+    """The place of `made:refer-kitti?videos=6`, filled at first use."""
+    kind, _, query = uri.removeprefix("made:").partition("?")
+    if kind != "refer-kitti":
+        raise InputError(f"data: made: must be followed by refer-kitti, got {kind!r}")
+    fields: dict[str, int] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in ("videos", "frames", "width", "expressions", "seed") or not value.isdigit():
+            raise InputError(
+                f"data: made:refer-kitti takes videos, frames, width, expressions and seed, got {name}={value}"
+            )
+        fields[name] = int(value)
+    recipe = Recipe(**fields)  # type: ignore[arg-type]
+    place = f"made/refer-kitti-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
+    store = Store(storage).child(place)
+    if not store.exists("made.json"):
+        store.delete("")
+        make(store, recipe)
+    return store.uri
+
+
+def check_space(spec: SweepSpec, space: Space) -> None:
+    """Raises InputError when the space gives no Config: the spec fixes what does not go together, say."""
+    module = task.load(spec.trainable)
+    with quiet():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.search.seed))
+    try:
+        fields = space(Held(study.ask(), spec.fixed))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"fixed: the search space of {spec.trainable} can't use these values: {error!r}") from None
+    posthoc = search_space(spec.trainable).POSTHOC
+    task.make_config(module, {"seed": spec.search.seed, **posthoc, **fields, **task.plain(spec.fixed)})
+
+
+def run(
+    spec: SweepSpec,
+    connected: Callable[[], None],
+    *,
+    plain: bool | None = None,
+    retry_failed: bool = False,
+    resuming: bool = False,
+) -> Outcome:
+    """Starts a sweep, or goes on with it. `connected` waits for Ray. Raises InputError before anything has started."""
+    from . import executor
+
+    spec = settle(spec)
+    module_space = search_space(spec.trainable)
+    check_space(spec, module_space.space)
+    stored = Ledger.find(spec.ledger_url, spec.name)
+    if stored is not None:
+        _compare(stored, spec)
+        stored.close()
+    data, mark = prepare_data(spec)
+    ledger = Ledger.create(spec.ledger_url, spec.name, [o.mode for o in spec.objectives], spec.as_json())
+    try:
+        ledger.take_lease()
+        _compare(ledger, spec)
+        _same_data(ledger, mark)
+        connected()
+        machines = executor.machines(spec)
+        driver = Driver(
+            spec,
+            ledger,
+            module_space.space,
+            posthoc=module_space.POSTHOC,
+            data=data,
+            fingerprint=mark,
+            slots=machines.slots,
+            gpus=machines.gpus_per_trial,
+        )
+        return _drive(driver, plain, retry_failed, resuming)
+    except BaseException:
+        ledger.close()
+        raise
+
+
+def _compare(ledger: Ledger, spec: SweepSpec) -> None:
+    changed = differences(ledger.attributes["spec"], spec.as_json())
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
+
+
+def _same_data(ledger: Ledger, mark: str) -> None:
+    known = ledger.attributes.get("data")
+    if known is None:
+        ledger.set_attribute("data", mark)
+    elif known != mark:
+        raise InputError(f"the data has changed since sweep {ledger.sweep!r} began: it was {known}, it is {mark}")
+
+
+def _drive(driver: Driver, plain: bool | None, retry_failed: bool, resuming: bool) -> Outcome:
+    from . import executor
+
+    ledger, spec = driver.ledger, driver.spec
+    if ledger.attributes["spec"] != spec.as_json():
+        ledger.set_attribute("spec", spec.as_json())
+    ledger.set_attribute("state", "running")
+    if resuming:
+        driver.forgive()
+    if retry_failed:
+        driver.retry_failed()
+    tracker = _tracker(driver)
+    with View(driver, plain=plain) as view, _asked_to_stop(spec) as stop_asked:
+        executor.run_on_tune(driver, stop_asked, view.tick)
+    state = _state_of(driver)
+    ledger.set_attribute("state", state)
+    behind = None
+    if tracker is not None and not tracker.finish(state):
+        behind = tracker.problem
+    kind = (ledger.attributes.get("halted_with") or {}).get("kind") if driver.halted else None
+    return Outcome(state, driver.halted, kind in ("bad_input", "disk_full"), behind, ledger)
+
+
+def _tracker(driver: Driver) -> Tracker | None:
+    uri = driver.spec.tracking_uri
+    if uri is None:
+        return None
+    projector = Projector(uri, driver.ledger, driver.checkpoints)
+    projector.live = lambda number: number in driver.live
+    tracker = Tracker(projector)
+    driver.changed = tracker.touch
+    for trial in driver.ledger.trials:
+        tracker.touch(trial.number)
+    return tracker
+
+
+def _state_of(driver: Driver) -> str:
+    if driver.halted:
+        return "halted"
+    if driver.ledger.running():
+        return "stopped"
+    done = driver.ledger.searched() >= driver.spec.planned_trials or driver.budget_left() <= 0
+    return "finished" if done else "stopped"
+
+
+@contextlib.contextmanager
+def _asked_to_stop(spec: SweepSpec) -> Iterator[Callable[[], bool]]:
+    """Yields whether Ctrl-C, SIGTERM or `sweep stop` has asked for an end. A second Ctrl-C ends at once."""
+    asked = threading.Event()
+    folder = Store(spec.storage).child(spec.name)
+    looked = [0.0]
+
+    def on_signal(number: int, _: Any) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    def check() -> bool:
+        if not asked.is_set() and time.monotonic() - looked[0] > 2.0:
+            looked[0] = time.monotonic()
+            with contextlib.suppress(OSError):
+                if folder.exists(STOP_MARK):
+                    asked.set()
+        return asked.is_set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stored_spec(ledger: Ledger, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The spec a sweep was started with, with `a.b=value` overrides."""
+    return make_spec(override(ledger.attributes["spec"], overrides))
+
+
+def stop(ledger: Ledger, wait_s: float = 90.0) -> str:
+    """Asks a sweep's trials to write a checkpoint and end; the state it comes to. Raises InputError when it has no
+    driver."""
+    if not ledger.has_driver():
+        raise InputError(f"sweep {ledger.sweep!r} is not running: it is {state_of(ledger)}")
+    spec = stored_spec(ledger)
+    Store(spec.storage).child(spec.name).write(STOP_MARK, b"")
+    until = time.monotonic() + wait_s
+    while ledger.has_driver() and time.monotonic() < until:
+        time.sleep(0.5)
+    ledger.refresh()
+    return state_of(ledger)
+
+
+def state_of(ledger: Ledger) -> str:
+    """running, stopped, finished or halted. What a killed driver left `running` is stopped."""
+    state = str(ledger.attributes.get("state", "stopped"))
+    return "stopped" if state == "running" and not ledger.has_driver() else state
+
+
+def status(ledger: Ledger) -> dict[str, Any]:
+    """A sweep in plain values."""
+    best = ledger.best()
+    spec = ledger.attributes["spec"]
+    return {
+        "name": ledger.sweep,
+        "state": state_of(ledger),
+        "objective": spec["objective"],
+        "trials": [
+            {
+                "number": t.number,
+                "state": t.state.name,
+                "value": t.values[0] if t.values and len(t.values) == 1 else (list(t.values) if t.values else None),
+                "epoch": max(ledger.reported(t.number), default=0),
+                "params": dict(t.params),
+                "run_id": ledger.run_id(t.number),
+                "cause": t.user_attrs.get("cause") or _last_failure(failures_of(t)),
+                "retry_of": t.user_attrs.get("retry_of"),
+            }
+            for t in ledger.trials
+        ],
+        "best": best.number if best else None,
+    }
+
+
+def _last_failure(failures: Sequence[Mapping[str, Any]]) -> str | None:
+    return str(failures[-1]["message"]) if failures else None
+
+
+def list_sweeps(ledger_url: str) -> list[dict[str, Any]]:
+    """Every sweep of a ledger, in short."""
+    found = []
+    for name in sweeps_in(ledger_url):
+        with contextlib.suppress(UnknownSweepError):
+            ledger = Ledger.open(ledger_url, name)
+            best = ledger.best()
+            done = sum(t.state == TrialState.COMPLETE for t in ledger.trials)
+            spec = ledger.attributes["spec"]
+            found.append(
+                {
+                    "name": name,
+                    "trainable": spec["trainable"],
+                    "state": state_of(ledger),
+                    "trials": len(ledger.trials),
+                    "complete": done,
+                    "best": best.number if best else None,
+                    "value": best.values[0] if best and best.values else None,
+                }
+            )
+            ledger.close()
+    return found
+
+
+def sync(ledger: Ledger) -> dict[str, int]:
+    """Sends MLflow all that it lacks. Raises InputError while a driver runs, which does so itself."""
+    ledger.take_lease()
+    spec = stored_spec(ledger)
+    if spec.tracking_uri is None:
+        raise InputError("tracking: this sweep has none")
+    store = Store(spec.storage).child(spec.name)
+    projector = Projector(spec.tracking_uri, ledger, lambda number: Checkpoints(store.child(str(number))))
+    counts = projector.reconcile()
+    state = state_of(ledger) if ledger.attributes.get("state") != "running" else "stopped"
+    projector.sweep(state)
+    return counts
+
+
+def describe_space(trainable: str) -> list[dict[str, Any]]:
+    """Every parameter of a search space: where it may lie, the published value, when it is searched.
+
+    Found by walking the space with each choice of its categories in turn.
+    """
+    module = search_space(trainable)
+    rows: dict[str, dict[str, Any]] = {}
+    for trial in _every_branch(module.space):
+        for name, distribution in trial.distributions.items():
+            rows.setdefault(
+                name,
+                {
+                    "name": name,
+                    "range": _range(distribution),
+                    "default": module.DEFAULTS.get(name),
+                    "searched": "training",
+                },
+            )
+    for name, values in module.POSTHOC.items():
+        rows[name] = {"name": name, "range": json.dumps(values), "default": None, "searched": "post hoc"}
+    return list(rows.values())
+
+
+def _every_branch(space: Space, tries: int = 200) -> Iterator[optuna.trial.FrozenTrial]:
+    with quiet():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(tries):
+        asked = study.ask()
+        space(asked)
+        yield study.trials[asked.number]
+
+
+def _range(distribution: Any) -> str:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return " | ".join(map(str, distribution.choices))
+    return f"{distribution.low:g} .. {distribution.high:g}{' (log)' if distribution.log else ''}"

@@ -1,0 +1,74 @@
+"""One training without a search."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..datasets.fingerprint import fingerprint
+from ..datasets.problems import InputError
+from ..datasets.store import Store
+from ..trainables import task
+from ..trainables.checkpoints import Checkpoints
+from ..trainables.loop import NonFiniteError, Stopped, Training, config_hash
+from .spec import override
+
+
+def train_once(
+    trainable: str, data: str, folder: str, sets: Sequence[str], device: str, said: Callable[[str], None]
+) -> dict[str, Any]:
+    """Trains a Config made of its defaults and `FIELD=VALUE` texts, or goes on with it; what it came to.
+
+    Raises InputError for fields or data that can't be used.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
+    module = task.load(trainable)
+    config = task.make_config(module, task.plain(override({}, sets)))
+    store = Store(data) if data != "none" else None
+    if store is None and trainable != "toy":
+        raise InputError(f"--data: {trainable} needs data, got none")
+    mark = "none"
+    if store is not None:
+        mark = fingerprint(store)
+        module.check_data(store)
+    place = Store(folder).child(f"{trainable}-{config_hash(config)}")
+    newest = Checkpoints(place).names()
+    training = Training(
+        lambda: module.Task(config, module.open_data(store)),
+        config,
+        store,
+        Checkpoints(place),
+        attempt=1 + max((name.attempt for name in newest), default=0),
+        device="cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"),
+        facts={"trial": f"train/{trainable}", "data": mark},
+    )
+    found = training.resume()
+    if found is not None:
+        said(f"going on from {found.store.uri}/{found.name}")
+    asked = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        for epoch in training.run(asked.is_set):
+            figures = "  ".join(f"{k} {v:.4g}" for k, v in epoch.metrics.items())
+            said(f"epoch {epoch.epoch}/{config.epochs}  {epoch.seconds:.1f} s  {figures}")
+    except Stopped:
+        said("stopped; a checkpoint is written")
+    except NonFiniteError as error:
+        raise InputError(f"training went wrong, a lower lr may help: {error}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+    last = training.history[-1] if training.history else None
+    names = Checkpoints(place).names()
+    return {
+        "trainable": trainable,
+        "epoch": training.epoch,
+        "final": training.is_over,
+        "metrics": dict(last.metrics) if last else {},
+        "setting": dict(last.setting) if last else {},
+        "checkpoint": f"{place.uri}/{names[0]}" if names else None,
+    }

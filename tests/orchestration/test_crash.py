@@ -1,0 +1,209 @@
+"""Killed between any two writes, a sweep ends as it would have: resumed == undisturbed, bit for bit.
+
+One slot, in this process, no Ray. Every write to ledger, checkpoint folder and MLflow goes through one of four
+doors; the folder is copied at each, which is what a process killed there leaves behind, and a sweep is resumed
+from every copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refsweep.datasets.store import Store
+from refsweep.orchestration.driver import Driver, run_inline
+from refsweep.orchestration.ledger import Ledger
+from refsweep.orchestration.spec import SweepSpec, make_spec
+from refsweep.orchestration.tracking import TRIAL, Projector
+from refsweep.search_spaces import toy
+
+DOORS: list[tuple[type, str]] = [(Ledger, "_write"), (Store, "write"), (Store, "delete"), (Projector, "_send")]
+
+
+@pytest.fixture
+def fast() -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of small files are written and synced."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+# Seeds with which some trials are pruned and some are not.
+SEEDS = {("tpe", "asha"): 6, ("tpe", "hyperband"): 5, ("random", "asha"): 0, ("random", "hyperband"): 0}
+
+
+def spec_of(storage: Path, sampler: str, pruner: str, **fixed: Any) -> SweepSpec:
+    search = {
+        "trials": 3,
+        "sampler": sampler,
+        "pruner": pruner,
+        "seed": SEEDS.get((sampler, pruner), 0),
+        "startup": 2 if sampler == "tpe" else None,
+        "eta": 2,
+    }
+    return make_spec(
+        {
+            "name": "crash",
+            "trainable": "toy",
+            "data": "none",
+            "storage": str(storage),
+            "objective": {"metric": "loss", "mode": "min"},
+            "search": search,
+            "fixed": {"epochs": 3, "noise": 2.0, **fixed},
+            "retry": {"max_retries": 1, "halt_after_same_error": 9},
+        }
+    )
+
+
+def drive(spec: SweepSpec) -> Driver:
+    """Runs the sweep to its end, from whatever is there."""
+    ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
+    ledger.take_lease()
+    driver = Driver(spec, ledger, toy.space, posthoc=toy.POSTHOC, data=None, fingerprint="none")
+    assert spec.tracking_uri is not None
+    projector = Projector(spec.tracking_uri, ledger, driver.checkpoints)
+    projector.live = lambda number: number in driver.live
+    driver.changed = projector.trial
+    projector.sweep("running")
+    run_inline(driver)
+    projector.reconcile()
+    projector.sweep("finished")
+    return driver
+
+
+def signature(driver: Driver) -> dict[str, Any]:
+    """All that a crash must not change: trials, their values, final weights, and what MLflow remembers."""
+    trials = []
+    for t in driver.ledger.trials:
+        newest = driver.checkpoints(t.number).newest()
+        assert newest is not None or t.state.name == "FAIL"
+        weights = hashlib.sha256(newest.store.read(f"{newest.name}/model.safetensors")).hexdigest() if newest else None
+        constraints = {k: v for k, v in t.system_attrs.items() if k.startswith("constraints")}
+        trials.append(
+            (
+                t.number,
+                t.state.name,
+                t.params,
+                t.values,
+                t.intermediate_values,
+                t.user_attrs["config"],
+                constraints,
+                weights,
+            )
+        )
+    return {"trials": trials, "mlflow": mlflow_signature(driver), "lease": driver.ledger.has_driver()}
+
+
+def mlflow_signature(driver: Driver) -> list[Any]:
+    projector = Projector(str(driver.spec.tracking_uri), driver.ledger, driver.checkpoints)
+    found = []
+    for run in projector._search("tags.`refsweep.sweep` = 'crash'"):
+        metrics = {
+            key: sorted((m.step, m.value) for m in projector.client.get_metric_history(run.info.run_id, key))
+            for key in run.data.metrics
+        }
+        found.append(
+            (
+                run.data.tags.get(TRIAL, "parent"),
+                run.info.status,
+                sorted(run.data.params.items()),
+                sorted(metrics.items()),
+            )
+        )
+    return sorted(found, key=lambda r: str(r[0]))
+
+
+def tree_hash(folder: Path) -> str:
+    """Of all files but SQLite's shared-memory index, which a reader may touch, and the lease, which is empty."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-shm", ".lease"))):
+        total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+class Copies:
+    """Copies a folder before the first write and after every one."""
+
+    def __init__(self, folder: Path, to: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.to = folder, to
+        self.names: list[str] = []
+        self.unseen: list[str] = []  # writes that came through no door
+        self._last = ""
+        for owner, name in DOORS:
+            patch.setattr(owner, name, self._watched(getattr(owner, name), f"{owner.__name__}.{name}"))
+
+    def _watched(self, write: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def through(*args: Any, **kwargs: Any) -> Any:
+            before = tree_hash(self.folder)
+            if self._last and before != self._last:
+                self.unseen.append(name)
+            if not self.names:
+                self._copy("start")
+            result = write(*args, **kwargs)
+            self._last = tree_hash(self.folder)
+            if self._last != before:
+                self._copy(name)
+            return result
+
+        return through
+
+    def _copy(self, name: str) -> None:
+        shutil.copytree(self.folder, self.to / str(len(self.names)))
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband"])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_sweep_killed_after_any_write_ends_as_if_undisturbed(
+    sampler: str, pruner: str, fast: Path, monkeypatch: pytest.MonkeyPatch
+):
+    undisturbed = crash_everywhere(spec_of(fast / "whole", sampler, pruner), fast, monkeypatch)
+    assert {t[1] for t in undisturbed["trials"]} == {"COMPLETE", "PRUNED"}
+
+
+def test_the_same_with_trials_that_fail_and_trials_that_diverge(fast: Path, monkeypatch: pytest.MonkeyPatch):
+    failing = crash_everywhere(spec_of(fast / "whole", "random", "none", fail_at_epoch=3), fast, monkeypatch)
+    assert {t[1] for t in failing["trials"]} == {"FAIL"}
+
+
+def test_the_same_with_losses_that_are_not_a_number(fast: Path, monkeypatch: pytest.MonkeyPatch):
+    diverging = crash_everywhere(spec_of(fast / "whole", "tpe", "none", nan_at_epoch=2), fast, monkeypatch)
+    assert {t[1] for t in diverging["trials"]} == {"PRUNED"}
+    assert all(t[6] == {"constraints:non_finite": 1.0} for t in diverging["trials"])
+
+
+def crash_everywhere(spec: SweepSpec, fast: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Runs a sweep, resumes it from the state after every write, compares; gives the undisturbed signature."""
+    whole = Path(spec.storage)
+    with monkeypatch.context() as patch:
+        copies = Copies(whole, fast / "copies", patch)
+        driver = drive(spec)
+    undisturbed = signature(driver)
+    driver.ledger.close()
+    assert copies.unseen == [], "a write came through no door"
+    assert {name.partition(".")[0] for name in copies.names} >= {"Ledger", "Store", "Projector"}
+    for point, name in enumerate(copies.names):
+        resumed_spec = make_spec({**spec.as_json(), "storage": str(fast / "copies" / str(point))})
+        resumed = drive(resumed_spec)
+        found = signature(resumed)
+        resumed.ledger.close()
+        shutil.rmtree(fast / "copies" / str(point))
+        assert same(found, undisturbed), f"killed after write {point} ({name})\n{found}\n{undisturbed}"
+    return undisturbed
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, with NaN equal to itself."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)

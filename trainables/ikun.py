@@ -1,0 +1,275 @@
+"""iKUN on Refer-KITTI: referring multi-object tracking (arXiv 2312.16245).
+
+The defaults are the published training: RN50, crops of 224 and frames of 672 pixels, one expression a window,
+AdamW at 1e-5 for 100 epochs. Tracks come from a tracker; the model says which of them an expression means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets.check_refer_kitti import check
+from ..datasets.problems import DataError
+from ..datasets.refer_kitti import ReferKitti
+from ..datasets.store import Store
+from ..datasets.stream import Arrays
+from .layers.kum import MODES, KumMode
+from .layers.lora import add_lora
+from .loop import LoopConfig
+from .losses.focal import focal_bce
+from .metrics.tracking import hota
+from .referring import evaluation
+from .referring.evaluation import Prior, Scored, VideoTruth
+from .referring.model import Ikun
+from .referring.plans import Reader, Sampling, TrainingSet, scoring_plan, training_plan
+from .referring.prediction import WindowScores, channels_first
+from .referring.reference import from_reference
+from .task import Scores
+from .towers import clip
+
+__all__ = ["Config", "Ikun", "Task", "check_data", "from_reference", "open_data"]
+
+
+METRICS = ("hota", "deta", "assa", "precision", "recall", "auc")  # of the validation videos; all better when larger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(LoopConfig):
+    """What can be set; defaults as published."""
+
+    epochs: int = 100
+    lr: float = 1e-5
+    weight_decay: float = 1e-5
+    batch: int = 8  # windows a step
+    tower: str = "RN50"
+    weights: str | None = "openai"  # hub tag, file, s3:// object; null is random
+    tower_lr: float | None = None  # of the CLIP towers; null is lr
+    freeze_text: bool = True  # text transformer, its norm and projection, as published; random towers must learn
+    lora_rank: int = 0  # 0 trains the visual tower whole; ViT only
+    lora_alpha: float = 16.0
+    kum_mode: KumMode | None = None
+    crop_px: int = 224
+    frame_px: int = 672
+    feature_dim: int = 1024
+    heads: int = 4
+    text_tokens: int = 10  # of an expression that cascade attends to
+    dropout: float = 0.1  # in cross correlation and text-first modulation
+    geometry: bool = False  # a token for the box's place and motion; beyond the published model
+    gamma: float = 2.0  # focal exponent; 0 is plain cross-entropy
+    rho: float | None = None  # weight of positives; null is 1
+    logit_scale: float = 1.0  # times the cosine before the loss; published: 1
+    guidance_start: float = 0.0  # share of the training before text guides the visual feature
+    windows_per_track: int = 1  # an epoch
+    expressions_per_window: int = 1
+    positive_share: float | None = None  # of them; null draws from all candidates alike
+    crop_scale: float = 0.08  # smallest area share of RandomResizedCrop
+    window_frames: int = 8
+    window_stride: int = 4
+    looks: int = 2  # frames of a window that are looked at
+    tracks: str = "tracks"  # folder of tracker output
+    strict_bounds: bool = False  # leave out first and last frame, as the published evaluation does
+    score_batch: int = 16  # frames a step when scoring
+    calibration_a: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # tried post hoc
+    calibration_tau: tuple[float, ...] = (10.0, 30.0, 100.0)
+    calibration_thresholds: int = 96  # quantiles of the scores, for each (a, tau)
+
+    def __post_init__(self) -> None:
+        LoopConfig.__post_init__(self)
+        if self.tower not in clip.SIZES:
+            raise ValueError(f"tower must be one of {', '.join(clip.SIZES)}, got {self.tower!r}")
+        if self.kum_mode is not None and self.kum_mode not in MODES:
+            raise ValueError(f"kum_mode must be one of {', '.join(MODES)} or null, got {self.kum_mode!r}")
+        if self.lora_rank and not self.tower.startswith("ViT"):
+            raise ValueError(f"lora_rank needs a ViT tower, got {self.tower!r}")
+        sizes = clip.SIZES[self.tower]
+        stride = 32 if len(sizes.layers) == 4 else sizes.patch
+        for name in ("crop_px", "frame_px"):
+            if getattr(self, name) % stride or getattr(self, name) < stride:
+                raise ValueError(f"{name} must be a multiple of {stride} with {self.tower}, got {getattr(self, name)}")
+        if self.window_frames % self.looks:
+            raise ValueError(f"looks must divide window_frames, got {self.looks} and {self.window_frames}")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be in {low}..{high}, got {value}")
+
+
+_RANGES = (
+    ("lora_rank", 0, 64),
+    ("heads", 1, 64),
+    ("feature_dim", 8, 8192),
+    ("text_tokens", 1, 77),
+    ("dropout", 0, 0.9),
+    ("gamma", 0, 10),
+    ("rho", 0, 100),
+    ("logit_scale", 0.01, 100),
+    ("guidance_start", 0, 1),
+    ("windows_per_track", 1, 1000),
+    ("expressions_per_window", 1, 512),
+    ("positive_share", 0, 1),
+    ("crop_scale", 0.01, 1),
+    ("looks", 1, 64),
+    ("window_stride", 1, 1000),
+    ("calibration_thresholds", 2, 10_000),
+)
+
+
+def open_data(store: Store | None) -> ReferKitti:
+    """The data set at `store`."""
+    if store is None:
+        raise DataError([])
+    return ReferKitti(store)
+
+
+def check_data(store: Store) -> None:
+    """Raises DataError with all that is wrong and can be seen without decoding frames."""
+    findings = check(store, decode=False)
+    if findings.problems:
+        raise DataError(findings.problems)
+
+
+def build_model(config: Config) -> Ikun:
+    """The model of a Config, with its weights."""
+    towers = clip.build(config.tower, config.weights)
+    model = Ikun(
+        towers,
+        kum_mode=config.kum_mode,
+        crop_px=config.crop_px,
+        frame_px=config.frame_px,
+        feature_dim=config.feature_dim,
+        heads=config.heads,
+        text_tokens=config.text_tokens,
+        dropout=config.dropout,
+        geometry=config.geometry,
+    )
+    if config.lora_rank:
+        add_lora([towers.visual.transformer], config.lora_rank, config.lora_alpha)  # type: ignore[list-item]
+    if config.freeze_text:
+        towers.transformer.requires_grad_(False)
+        towers.ln_final.requires_grad_(False)
+        towers.text_projection.requires_grad_(False)
+    return model
+
+
+class Task:
+    """iKUN under one Config on one data set."""
+
+    eval_splits = ("calibration", "validation")
+
+    def __init__(self, config: Config, data: ReferKitti) -> None:
+        self.config = config
+        self.data = data
+        self.model = build_model(config)
+        self.read = Reader(config.crop_px, config.frame_px, data.frames)
+        self._videos: dict[str, VideoTruth] = {}
+        self._scoring_plans: dict[str, pa.Table] = {}
+
+    @cached_property
+    def training(self) -> TrainingSet:
+        """Labelled tracks and expressions of the training videos."""
+        return TrainingSet(self.data, self.data.videos("train"), self.config.window_frames)
+
+    @cached_property
+    def _tokens_ET(self) -> Tensor:
+        return self.model.clip.tokenize(self.training.texts)
+
+    def video(self, name: str) -> VideoTruth:
+        """A video to score."""
+        if name not in self._videos:
+            c = self.config
+            self._videos[name] = VideoTruth.load(self.data, name, c.tracks, c.window_frames, c.window_stride, c.looks)
+        return self._videos[name]
+
+    def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
+        """Training windows, or the frames of a split's videos."""
+        if split == "train":
+            c = self.config
+            sampling = Sampling(
+                window_frames=c.window_frames,
+                looks=c.looks,
+                windows_per_track=c.windows_per_track,
+                expressions=c.expressions_per_window,
+                positive_share=c.positive_share,
+                crop_scale=c.crop_scale,
+            )
+            return training_plan(self.training.tracks, sampling, np.random.default_rng((seed, epoch)))
+        if split not in self._scoring_plans:
+            videos = [self.video(name) for name in self.data.videos(split)]
+            tables = [scoring_plan(v.video, v.tracked, v.windows, v.geometry_N8) for v in videos]
+            self._scoring_plans[split] = pa.concat_tables(tables)
+        return self._scoring_plans[split]
+
+    def batch_rows(self, split: str) -> int:
+        """Rows of a plan in one batch."""
+        return self.config.batch if split == "train" else self.config.score_batch
+
+    def compiled(self) -> list[torch.nn.Module]:
+        """The towers."""
+        return self.model.clip.stages()
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The towers with their own learning rate, the rest."""
+        towers = [p for p in self.model.clip.parameters() if p.requires_grad]
+        mine = {id(p) for p in towers}
+        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in mine]
+        return [{"params": towers, "lr": self.config.tower_lr or self.config.lr}, {"params": rest}]
+
+    def losses(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Focal cross-entropy of the pairs, summed as published."""
+        c, model = self.config, self.model
+        windows, looks = batch["crop"].shape[:2]
+        unique_E, expression_P = torch.unique(batch["expression"].flatten(), return_inverse=True)
+        text = model.encode_text(self._tokens_ET.to(unique_E.device)[unique_E])
+        place_NG = batch["geometry"].flatten(0, 1) if c.geometry else None
+        views = model.encode_views(channels_first(batch["crop"]), channels_first(batch["frame"]), place_NG)
+        window_P = torch.arange(windows, device=expression_P.device).repeat_interleave(c.expressions_per_window)
+        guided = progress >= c.guidance_start
+        out = model.score_pairs(views, text, window_P, expression_P, frames=looks, guided=guided)
+        loss = focal_bce(out.logit_B.float() * c.logit_scale, batch["label"].flatten(), c.gamma, c.rho)
+        return {"focal": loss}
+
+    def predictor(self) -> WindowScores:
+        """Scores windows as their frames come."""
+        return WindowScores(self.model, self.video, geometry=self.config.geometry)
+
+    def evaluate(self, predictions: Mapping[str, Arrays], setting: Mapping[str, float] | None = None) -> Scores:
+        """HOTA of the reported split (the last one given) under the given setting, or the one chosen on calibration."""
+        prior = self.prior([name for split in predictions for name in self.data.videos(split)])
+        scored = {split: self.scored(split, found) for split, found in predictions.items()}
+        if setting is None:
+            c = self.config
+            grid = (c.calibration_a, c.calibration_tau, c.calibration_thresholds)
+            setting = evaluation.choose(scored["calibration"], prior, *grid)
+        reported = scored[list(predictions)[-1]]
+        threshold_P = evaluation.thresholds(reported, prior, setting)
+        return Scores({**hota(reported.sequences(threshold_P)), **reported.pair_metrics(threshold_P)}, dict(setting))
+
+    def scored(self, split: str, found: Arrays) -> Scored:
+        """A split's videos with the scores that were predicted for their windows."""
+        videos = [self.video(name) for name in self.data.videos(split)]
+        matrices: list[NDArray[np.floating]] = []
+        start = 0
+        for video in videos:
+            count = len(video.windows) * len(video.texts)
+            matrices.append(found["score"][start : start + count].reshape(-1, len(video.texts)))
+            start += count
+        return Scored(videos, matrices, strict_bounds=self.config.strict_bounds)
+
+    @torch.no_grad()
+    def prior(self, videos: Sequence[str]) -> Prior:
+        """Text features and shares that calibration reads: of this model's own text tower."""
+        texts = sorted({t for v in videos for t in self.video(v).texts} | set(self.training.texts))
+        device = next(self.model.parameters()).device
+        _, end_ED = self.model.clip.encode_text(self.model.clip.tokenize(texts).to(device), 1)
+        feature = torch.nn.functional.normalize(end_ED.double(), dim=-1).cpu().numpy()
+        by_text = dict(zip(texts, feature, strict=True))
+        return Prior(np.stack([by_text[t] for t in self.training.texts]), self.training.share, by_text)

@@ -1,0 +1,284 @@
+"""CLIP's two towers without their pooling, from open_clip, and small ones for machines without a GPU.
+
+Shapes: N images, C channels, H x W pixels, L places, D width of a place; E expressions, T tokens.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F  # noqa: N812  its usual name
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from ...datasets.problems import InputError
+from ...datasets.store import Store
+from .restricted import load_tensors
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+VOCABULARY = 49408  # of CLIP's BPE; the largest id ends a text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerSizes:
+    """Sizes of both towers; `layers` of four numbers is a ResNet, of one a ViT, none the small convolutions."""
+
+    embed_dim: int
+    layers: tuple[int, ...]
+    width: int
+    patch: int = 32
+    image_px: int = 224
+    head_width: int = 64
+    text_width: int = 512
+    text_heads: int = 8
+    text_layers: int = 12
+    context: int = 77
+    vocabulary: int = VOCABULARY  # a smaller one folds CLIP's ids into itself
+
+
+SIZES: dict[str, TowerSizes] = {
+    "RN50": TowerSizes(embed_dim=1024, layers=(3, 4, 6, 3), width=64),
+    "ViT-B-32": TowerSizes(embed_dim=512, layers=(12,), width=768),
+    "ViT-B-16": TowerSizes(embed_dim=512, layers=(12,), width=768, patch=16),
+    # For CPUs: 0.2 and 0.4 million trained parameters; a prime vocabulary folds with few collisions.
+    "conv-tiny": TowerSizes(
+        embed_dim=64,
+        layers=(),
+        width=96,
+        patch=16,
+        image_px=64,
+        text_width=64,
+        text_heads=2,
+        text_layers=1,
+        context=20,
+        vocabulary=2039,
+    ),
+    "ViT-tiny": TowerSizes(
+        embed_dim=64,
+        layers=(3,),
+        width=96,
+        patch=16,
+        image_px=64,
+        head_width=32,
+        text_width=64,
+        text_heads=2,
+        text_layers=1,
+        context=20,
+        vocabulary=2039,
+    ),
+}
+
+
+class ConvTower(nn.Module):
+    """Four strided convolutions, stride 16 in all: N x 3 x H x W to N x width x H/16 x W/16."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        plan = [(3, width // 6), (width // 6, width // 3), (width // 3, 2 * width // 3), (2 * width // 3, width)]
+        layers: list[nn.Module] = []
+        for index, (inner, outer) in enumerate(plan):
+            size = 5 if index == 0 else 3
+            layers += [nn.Conv2d(inner, outer, size, 2, size // 2, bias=False), nn.BatchNorm2d(outer)]
+            layers += [nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, image_NCHW: Tensor) -> Tensor:
+        return self.body(image_NCHW)
+
+
+class ClipTowers(nn.Module):
+    """Both towers; entries of the state dict are named as OpenAI names them."""
+
+    def __init__(self, sizes: TowerSizes, *, quick_gelu: bool = True) -> None:
+        super().__init__()
+        self.sizes = sizes
+        whole = CLIP(sizes.embed_dim, _vision(sizes), _text(sizes), quick_gelu=quick_gelu)
+        self.visual: nn.Module = whole.visual if sizes.layers else ConvTower(sizes.width)
+        if hasattr(self.visual, "attnpool"):
+            del self.visual.attnpool
+        self.transformer, self.ln_final = whole.transformer, whole.ln_final
+        self.token_embedding = whole.token_embedding
+        self.positional_embedding, self.text_projection = whole.positional_embedding, whole.text_projection
+        self.register_buffer("attn_mask", whole.attn_mask, persistent=False)
+        self._tokenizer = open_clip.SimpleTokenizer(context_length=sizes.context)
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether the visual tower is a transformer."""
+        return len(self.sizes.layers) == 1
+
+    @property
+    def visual_dim(self) -> int:
+        """Width of a place of the visual tower's map."""
+        return self.sizes.width * 32 if len(self.sizes.layers) == 4 else self.sizes.width
+
+    def places(self, image_px: int) -> int:
+        """How many places the map of a square image has."""
+        stride = 32 if len(self.sizes.layers) == 4 else self.sizes.patch
+        return (image_px // stride) ** 2
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """CLIP's BPE ids, E x T int64; longer texts are cut, their end kept."""
+        return torch.as_tensor(self._tokenizer(list(texts)))
+
+    def encode_image(self, image_NCHW: Tensor) -> Tensor:
+        """The last map of the visual tower, N x L x D, before any pooling."""
+        if self.is_vit:
+            return _vit_map(self.visual, image_NCHW)
+        map_NDHW = image_NCHW if isinstance(self.visual, ConvTower) else self.visual.stem(image_NCHW)  # type: ignore[operator]
+        for stage in self._visual_stages():
+            map_NDHW = stage(map_NDHW)
+        return map_NDHW.flatten(2).transpose(1, 2)
+
+    def _visual_stages(self) -> list[nn.Module]:
+        visual = self.visual
+        if isinstance(visual, ConvTower):
+            return [visual]
+        names = ("transformer",) if self.is_vit else ("layer1", "layer2", "layer3", "layer4")
+        return [visual.get_submodule(name) for name in names]
+
+    def stages(self) -> list[nn.Module]:
+        """The parts that do the work, for torch.compile."""
+        return [*self._visual_stages(), self.transformer]
+
+    def encode_text(self, tokens_ET: Tensor, n_states: int) -> tuple[Tensor, Tensor]:
+        """(projected states of the first `n_states` tokens, E x n x D; the end token's, E x D)."""
+        embedded_ETD = self.token_embedding(tokens_ET % self.sizes.vocabulary) + self.positional_embedding
+        state_ETD = self.ln_final(self.transformer(embedded_ETD, attn_mask=self.attn_mask))
+        end_ED = state_ETD[torch.arange(len(tokens_ET), device=tokens_ET.device), tokens_ET.argmax(-1)]
+        return state_ETD[:, :n_states] @ self.text_projection, end_ED @ self.text_projection
+
+
+def _vision(sizes: TowerSizes) -> CLIPVisionCfg:
+    layers: Any = sizes.layers if len(sizes.layers) == 4 else (sizes.layers or (1,))[0]
+    return (
+        CLIPVisionCfg(
+            layers=layers,
+            width=sizes.width,
+            head_width=sizes.head_width,
+            patch_size=sizes.patch,
+            image_size=sizes.image_px,
+        )
+        if sizes.layers
+        else CLIPVisionCfg(layers=1, width=64, patch_size=sizes.patch, image_size=sizes.image_px)
+    )
+
+
+def _text(sizes: TowerSizes) -> CLIPTextCfg:
+    return CLIPTextCfg(
+        context_length=sizes.context,
+        vocab_size=sizes.vocabulary,
+        width=sizes.text_width,
+        heads=sizes.text_heads,
+        layers=sizes.text_layers,
+    )
+
+
+def _vit_map(visual: Any, image_NCHW: Tensor) -> Tensor:
+    """A ViT's patch states after its last norm; positions are interpolated to the image's grid."""
+    patch_NDHW = visual.conv1(image_NCHW)
+    grid = patch_NDHW.shape[-2:]
+    patch_NLD = patch_NDHW.flatten(2).transpose(1, 2)
+    first = visual.class_embedding.expand(len(patch_NLD), 1, -1)
+    position_LD = _resample(visual.positional_embedding, visual.grid_size, grid)
+    state_NLD = visual.ln_pre(torch.cat([first, patch_NLD], 1) + position_LD)
+    return visual.ln_post(visual.transformer(state_NLD))[:, 1:]
+
+
+def _resample(position_LD: Tensor, old: tuple[int, int], new: Sequence[int]) -> Tensor:
+    """Position embeddings, class first, for another grid of patches (bicubic)."""
+    if tuple(old) == tuple(new):
+        return position_LD
+    first, rest = position_LD[:1], position_LD[1:]
+    map_1DHW = rest.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    map_1DHW = F.interpolate(map_1DHW, size=tuple(new), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, map_1DHW.flatten(2)[0].T])
+
+
+def build(name: str, weights: str | None = None) -> ClipTowers:
+    """The towers `name`, with random weights, a hub tag's (`openai`), or those of a file or object.
+
+    A file is a safetensors or a torch file with the state dict of a CLIP, OpenAI's TorchScript archives
+    included; it is read without executing anything in it. Raises InputError for an unknown name, weights
+    that can't be read, or weights that don't fit.
+    """
+    if name not in SIZES:
+        raise InputError(f"tower must be one of {', '.join(SIZES)}, got {name!r}")
+    towers = ClipTowers(SIZES[name])
+    if weights is not None:
+        state = _hub_weights(name, weights) if _is_tag(weights) else read_weights(weights)
+        load_clip_state(towers, state, weights)
+    return towers
+
+
+def _is_tag(weights: str) -> bool:
+    return "/" not in weights and "." not in weights
+
+
+def _hub_weights(name: str, tag: str) -> dict[str, Tensor]:
+    if tag not in open_clip.list_pretrained_tags_by_model(name):
+        choices = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise InputError(f"weights of {name} must be a file, an s3:// object or one of the tags {choices}, got {tag!r}")
+    return dict(open_clip.create_model(name, pretrained=tag, force_quick_gelu=True).state_dict())
+
+
+def read_weights(uri: str) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors or torch file in a folder or on s3://. Raises InputError."""
+    folder, _, file = uri.rpartition("/")
+    try:
+        content = Store(folder or ".").read(file)
+    except FileNotFoundError:
+        raise InputError(f"no weights at {uri}") from None
+    if file.endswith(".safetensors"):
+        return load_safetensors(content)
+    return load_tensors(io.BytesIO(content), uri)
+
+
+def load_clip_state(towers: ClipTowers, state: dict[str, Tensor], where: str) -> None:
+    """Loads a CLIP's state dict; what only the pooling needs is ignored, anything else must fit."""
+    ignored = (
+        "visual.attnpool.",
+        "logit_scale",
+        "logit_bias",
+        "visual.proj",
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    )
+    given = {k: v.float() if v.is_floating_point() else v for k, v in state.items() if not k.startswith(ignored)}
+    try:
+        result = towers.load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"weights at {where} have other sizes: {error}") from None
+    missing = [k for k in result.missing_keys if not k.startswith(ignored)]
+    if missing or result.unexpected_keys:
+        raise InputError(f"weights at {where} don't fit: missing {missing[:5]}, unknown {result.unexpected_keys[:5]}")
+
+
+def sizes_from_state(state: dict[str, Tensor], text_heads: int | None = None) -> TowerSizes:
+    """The sizes of a ResNet CLIP from the shapes of its state dict (heads: width / 64 unless given)."""
+    stages = [1 + max(int(k.split(".")[2]) for k in state if k.startswith(f"visual.layer{i}.")) for i in (1, 2, 3, 4)]
+    vocabulary, text_width = state["token_embedding.weight"].shape
+    context = state["positional_embedding"].shape[0]
+    text_layers = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.resblocks."))
+    return TowerSizes(
+        embed_dim=state["text_projection"].shape[1],
+        layers=tuple(stages),
+        width=state["visual.layer1.0.conv1.weight"].shape[0],
+        text_width=text_width,
+        text_heads=text_heads or text_width // 64,
+        text_layers=text_layers,
+        context=context,
+        vocabulary=vocabulary,
+    )
+
+
+def describe(sizes: TowerSizes) -> dict[str, Any]:
+    """Plain values of the sizes, for a file beside weights."""
+    return asdict(sizes)
