@@ -153,7 +153,6 @@ class _Bridge:
         if isinstance(found, Next):
             return Searcher.FINISHED if found is Next.FINISHED else None
         self._of[trial_id] = (found.number, found.attempt)
-        self._spoke_s[trial_id] = time.monotonic()
         return {"assignment": asdict(found)}
 
     def heard(self, trial: Any, result: dict[str, Any] | None) -> Verdict:
@@ -184,12 +183,10 @@ class _Bridge:
             return
         self._looked_s = now
         for trial in trials:
-            silent = now - self._spoke_s.get(trial.trial_id, now)
-            if (
-                trial.status == "RUNNING"
-                and silent > self.driver.spec.retry.hang_s
-                and trial.trial_id not in self._hung
-            ):
+            if trial.status != "RUNNING" or trial.trial_id in self._hung:
+                continue
+            silent_s = now - self._spoke_s.setdefault(trial.trial_id, now)
+            if silent_s > self.driver.spec.retry.hang_s:
                 actor = trial.temporary_state.ray_actor
                 if actor is not None:
                     self._hung.add(trial.trial_id)

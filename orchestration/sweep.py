@@ -67,13 +67,18 @@ def settle(spec: SweepSpec) -> SweepSpec:
     return make_spec(content)
 
 
+def data_of(spec: SweepSpec) -> str | None:
+    """Where a sweep's data is; procedural data is made if it is gone."""
+    if spec.data == "none":
+        return None
+    return _made(spec.data, spec.storage) if spec.data.startswith("made:") else spec.data
+
+
 def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:
     """(where the data is, its fingerprint). Makes procedural data; raises InputError for data with faults."""
-    if spec.data == "none":
+    uri = data_of(spec)
+    if uri is None:
         return None, "none"
-    uri = spec.data
-    if uri.startswith("made:"):
-        uri = _made(uri, spec.storage)
     store = Store(uri)
     mark = fingerprint(store)
     task.load(spec.trainable).check_data(store)

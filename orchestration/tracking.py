@@ -19,7 +19,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from ..trainables.checkpoints import Checkpoints
-from .ledger import Ledger
+from .ledger import Ledger, sqlite_path
 
 log = logging.getLogger(__name__)
 SWEEP, TRIAL, STATE = "refsweep.sweep", "refsweep.trial", "refsweep.state"
@@ -114,10 +114,20 @@ class Projector:
 
     def _experiment_id(self) -> str:
         if self._experiment is None:
-            name = str(self.ledger.attributes["spec"]["trainable"])
-            found = self.client.get_experiment_by_name(name)
-            self._experiment = found.experiment_id if found else str(self._send(self.client.create_experiment, name))
+            self._experiment = self.experiment(
+                self.client, self.uri, self.ledger.attributes["spec"]["trainable"], self._send
+            )
         return self._experiment
+
+    @staticmethod
+    def experiment(client: Any, uri: str, name: str, send: Callable[..., Any] = lambda what, *a: what(*a)) -> str:
+        """The experiment of a trainable, made if it is new. Artifacts of a SQLite file lie beside it."""
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        path = sqlite_path(uri)
+        place = (path.parent / "mlartifacts" / name).as_uri() if path else None
+        return str(send(client.create_experiment, name, place))
 
     def _parent_run(self) -> str:
         if self._parent is None:
@@ -215,8 +225,8 @@ def make_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)

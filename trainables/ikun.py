@@ -7,7 +7,7 @@ AdamW at 1e-5 for 100 epochs. Tracks come from a tracker; the model says which o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,17 +26,20 @@ from .layers.kum import MODES, KumMode
 from .layers.lora import add_lora
 from .loop import LoopConfig
 from .losses.focal import focal_bce
-from .metrics.tracking import hota
+from .metrics.tracking import hota, trackeval_scores
+from .package import Package, load_package_weights
 from .referring import evaluation
+from .referring.baselines import auc_by_kind, trivial_hota
 from .referring.evaluation import Prior, Scored, VideoTruth
 from .referring.model import Ikun
 from .referring.plans import Reader, Sampling, TrainingSet, scoring_plan, training_plan
 from .referring.prediction import WindowScores, channels_first
 from .referring.reference import from_reference
-from .task import Scores
+from .referring.serving import Answers, example_row
+from .task import Scores, plain
 from .towers import clip
 
-__all__ = ["Config", "Ikun", "Task", "check_data", "from_reference", "open_data"]
+__all__ = ["METRICS", "Config", "Ikun", "Task", "check_data", "from_reference", "open_data", "serve"]
 
 
 METRICS = ("hota", "deta", "assa", "precision", "recall", "auc")  # of the validation videos; all better when larger
@@ -51,7 +54,8 @@ class Config(LoopConfig):
     weight_decay: float = 1e-5
     batch: int = 8  # windows a step
     tower: str = "RN50"
-    weights: str | None = "openai"  # hub tag, file, s3:// object; null is random
+    weights: str | None = "openai"  # of the towers: hub tag, file, s3:// object; null is random
+    init: str | None = None  # of the whole model: a folder or s3:// prefix that `model import` or a registry made
     tower_lr: float | None = None  # of the CLIP towers; null is lr
     freeze_text: bool = True  # text transformer, its norm and projection, as published; random towers must learn
     lora_rank: int = 0  # 0 trains the visual tower whole; ViT only
@@ -77,6 +81,7 @@ class Config(LoopConfig):
     looks: int = 2  # frames of a window that are looked at
     tracks: str = "tracks"  # folder of tracker output
     strict_bounds: bool = False  # leave out first and last frame, as the published evaluation does
+    eval_normalises_text: bool = False  # a quirk of the published evaluation, kept for its checkpoints
     score_batch: int = 16  # frames a step when scoring
     calibration_a: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # tried post hoc
     calibration_tau: tuple[float, ...] = (10.0, 30.0, 100.0)
@@ -84,14 +89,12 @@ class Config(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
-        if self.tower not in clip.SIZES:
-            raise ValueError(f"tower must be one of {', '.join(clip.SIZES)}, got {self.tower!r}")
+        sizes = clip.sizes_of(self.tower)
         if self.kum_mode is not None and self.kum_mode not in MODES:
             raise ValueError(f"kum_mode must be one of {', '.join(MODES)} or null, got {self.kum_mode!r}")
         if self.lora_rank and not self.tower.startswith("ViT"):
             raise ValueError(f"lora_rank needs a ViT tower, got {self.tower!r}")
-        sizes = clip.SIZES[self.tower]
-        stride = 32 if len(sizes.layers) == 4 else sizes.patch
+        stride = sizes.stride
         for name in ("crop_px", "frame_px"):
             if getattr(self, name) % stride or getattr(self, name) < stride:
                 raise ValueError(f"{name} must be a multiple of {stride} with {self.tower}, got {getattr(self, name)}")
@@ -137,8 +140,49 @@ def check_data(store: Store) -> None:
         raise DataError(findings.problems)
 
 
+def serve(package: Package) -> Answers:
+    """A packaged model, ready to answer."""
+    config = make_config(package.config)
+    model = build_model(replace(config, weights=None, init=None))
+    model.load_state_dict(dict(package.weights))
+    return Answers(model, config, package.setting, package.facts)
+
+
+def example(data: ReferKitti, config: Config) -> dict[str, list[Any]]:
+    """A row of real input for `serve(...).predict`."""
+    return example_row(data, data.videos("test")[0], config.tracks, config.window_frames, config.looks)
+
+
+def import_reference(state: dict[str, Tensor], kum_mode: str | None, text_heads: int | None = None) -> Package:
+    """A published checkpoint's state dict as a package. Raises InputError when it does not fit."""
+    model = from_reference(state, kum_mode, text_heads)
+    sizes = model.clip.sizes
+    config = Config(
+        tower=clip.name_of(sizes),
+        weights=None,
+        kum_mode=model.kum_mode,
+        crop_px=sizes.stride * round(len(model.pos_emb_local) ** 0.5),
+        frame_px=sizes.stride * round(len(model.pos_emb_global) ** 0.5),
+        feature_dim=model.img_fc.out_features,
+        eval_normalises_text=True,
+    )
+    return Package(
+        trainable="ikun",
+        config=asdict(config),
+        setting={"a": 0.0, "tau": 100.0, "threshold": 0.0},  # as published without calibration
+        facts={"texts": ["car", "pedestrian"], "share": [0.5, 0.5]},  # without `a` the prior has no weight
+        origin={"from": "published checkpoint"},
+        weights=model.state_dict(),
+    )
+
+
+def make_config(fields: Mapping[str, Any]) -> Config:
+    """The Config of plain values."""
+    return Config(**plain(fields))
+
+
 def build_model(config: Config) -> Ikun:
-    """The model of a Config, with its weights."""
+    """The model of a Config, with its weights. Raises InputError when they don't fit."""
     towers = clip.build(config.tower, config.weights)
     model = Ikun(
         towers,
@@ -150,7 +194,10 @@ def build_model(config: Config) -> Ikun:
         text_tokens=config.text_tokens,
         dropout=config.dropout,
         geometry=config.geometry,
+        eval_normalises_text=config.eval_normalises_text,
     )
+    if config.init is not None:
+        load_package_weights(model, config.init)
     if config.lora_rank:
         add_lora([towers.visual.transformer], config.lora_rank, config.lora_alpha)  # type: ignore[list-item]
     if config.freeze_text:
@@ -171,6 +218,7 @@ class Task:
         self.model = build_model(config)
         self.read = Reader(config.crop_px, config.frame_px, data.frames)
         self._videos: dict[str, VideoTruth] = {}
+        self._facts: dict[str, Any] = {}
         self._scoring_plans: dict[str, pa.Table] = {}
 
     @cached_property
@@ -253,6 +301,25 @@ class Task:
         threshold_P = evaluation.thresholds(reported, prior, setting)
         return Scores({**hota(reported.sequences(threshold_P)), **reported.pair_metrics(threshold_P)}, dict(setting))
 
+    def examine(self, split: str, found: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
+        """All there is to say of a split: TrackEval's figures, AUC by kind of expression, trivial answers' HOTA."""
+        scored = self.scored(split, found)
+        threshold_P = evaluation.thresholds(scored, self.prior(self.data.videos(split)), setting)
+        return {
+            **trackeval_scores(scored.sequences(threshold_P)),
+            **scored.pair_metrics(threshold_P),
+            **{f"auc_{kind}": value for kind, value in auc_by_kind(scored).items()},
+            **{f"hota_{name}": value for name, value in trivial_hota(scored.videos).items()},
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What calibration reads, for a package."""
+        return self._facts or {"texts": self.training.texts, "share": self.training.share.tolist()}
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Takes a package's facts in place of the training set's."""
+        self._facts = dict(facts)
+
     def scored(self, split: str, found: Arrays) -> Scored:
         """A split's videos with the scores that were predicted for their windows."""
         videos = [self.video(name) for name in self.data.videos(split)]
@@ -267,9 +334,10 @@ class Task:
     @torch.no_grad()
     def prior(self, videos: Sequence[str]) -> Prior:
         """Text features and shares that calibration reads: of this model's own text tower."""
-        texts = sorted({t for v in videos for t in self.video(v).texts} | set(self.training.texts))
+        facts = self.facts()
+        texts = sorted({t for v in videos for t in self.video(v).texts} | set(facts["texts"]))
         device = next(self.model.parameters()).device
         _, end_ED = self.model.clip.encode_text(self.model.clip.tokenize(texts).to(device), 1)
         feature = torch.nn.functional.normalize(end_ED.double(), dim=-1).cpu().numpy()
         by_text = dict(zip(texts, feature, strict=True))
-        return Prior(np.stack([by_text[t] for t in self.training.texts]), self.training.share, by_text)
+        return Prior(np.stack([by_text[t] for t in facts["texts"]]), np.array(facts["share"]), by_text)

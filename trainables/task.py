@@ -25,8 +25,9 @@ if typing.TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .loop import LoopConfig
+    from .package import Package
 
-_NOT_TRAINABLES = ("task", "loop", "checkpoints")
+_NOT_TRAINABLES = ("task", "loop", "checkpoints", "package")
 Predictor = Callable[[Mapping[str, Any]], Arrays]
 
 
@@ -68,8 +69,17 @@ class Task(Protocol):
     def losses(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised; `progress` runs from 0 to 1 over the training."""
 
+    def facts(self) -> dict[str, Any]:
+        """What a package of the model must carry beside weights, Config and setting, in plain values."""
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Takes a package's facts in place of what training data would say."""
+
     def predictor(self) -> Predictor:
         """Called with the batches of one split's plan, in order; gives the predictions that are finished then."""
+
+    def examine(self, split: str, found: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
+        """All there is to say of predictions for a split under a setting that was chosen elsewhere."""
 
     def evaluate(self, predictions: Mapping[str, Arrays], setting: Mapping[str, float] | None = None) -> Scores:
         """Metrics from the predictions of `eval_splits`; the post-hoc setting is chosen unless it is given."""
@@ -148,6 +158,13 @@ def _say(hint: Any) -> str:
     )
 
 
+class Servable(Protocol):
+    """A model that answers."""
+
+    def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Columns in, columns out, row by row."""
+
+
 class Module(Protocol):
     """A trainable's module."""
 
@@ -161,5 +178,13 @@ class Module(Protocol):
     @staticmethod
     def check_data(store: Store) -> None:
         """Raises DataError with all that is wrong and can be seen without decoding frames."""
+
+    @staticmethod
+    def serve(package: Package) -> Servable:
+        """A packaged model, ready to answer."""
+
+    @staticmethod
+    def example(data: Any, config: LoopConfig) -> dict[str, list[Any]]:
+        """A row of real input for `serve(...).predict`, by column."""
 
     Task: Callable[[Any, Any], Task]

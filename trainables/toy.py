@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..datasets.store import Store
 from ..datasets.stream import Arrays
 from .loop import LoopConfig
+from .package import Package
 from .task import Predictor, Scores
 
 METRICS = ("loss", "height")
@@ -61,6 +62,27 @@ def open_data(_: Store | None) -> None:
 
 def check_data(_: Store) -> None:
     """Any will do."""
+
+
+class Line:
+    """The trained weight as a line through the origin."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """`height` of each `x`."""
+        return {"height": [self.weight * float(x) for x in rows["x"]]}
+
+
+def serve(package: Package) -> Line:
+    """The packaged line."""
+    return Line(float(package.weights["weight"][0, 0]))
+
+
+def example(_: None, __: Config) -> dict[str, list[Any]]:
+    """One x."""
+    return {"x": [1.0]}
 
 
 class Task:
@@ -106,14 +128,26 @@ class Task:
             loss = loss * torch.nan
         return {"parabola": loss}
 
+    def facts(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def recall(self, _: Mapping[str, Any]) -> None:
+        """Nothing."""
+
     def predictor(self) -> Predictor:
         """Passes the rows on."""
         return lambda batch: {"epoch": batch["epoch"], "noise": batch["noise"]}
 
+    def examine(self, split: str, found: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
+        """The same figures as `evaluate`."""
+        return dict(self.evaluate({split: found}, setting).metrics)
+
     def evaluate(self, predictions: Mapping[str, Arrays], setting: Mapping[str, float] | None = None) -> Scores:
         """`loss`, and `height`: minus its distance to the optimum, for sweeps with several objectives."""
         c = self.config
-        epoch, noise = int(predictions["validation"]["epoch"][0]), float(predictions["validation"]["noise"][0])
+        found = list(predictions.values())[-1]
+        epoch, noise = int(found["epoch"][0]), float(found["noise"][0])
         distance = (c.x - OPTIMUM["x"]) ** 2 + (c.y - OPTIMUM["y"]) ** 2
         return Scores({"loss": distance + 4 / 2**epoch + c.noise * noise, "height": -abs(c.x) - abs(c.y)})
 

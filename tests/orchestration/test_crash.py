@@ -12,6 +12,8 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ from refsweep.orchestration.tracking import TRIAL, Projector
 from refsweep.search_spaces import toy
 
 DOORS: list[tuple[type, str]] = [(Ledger, "_write"), (Store, "write"), (Store, "delete"), (Projector, "_send")]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Executor]:
+    """Two processes that resume: the copies do not know of each other."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        yield executor
 
 
 @pytest.fixture
@@ -161,24 +170,26 @@ class Copies:
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_sweep_killed_after_any_write_ends_as_if_undisturbed(
-    sampler: str, pruner: str, fast: Path, monkeypatch: pytest.MonkeyPatch
+    sampler: str, pruner: str, fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch
 ):
-    undisturbed = crash_everywhere(spec_of(fast / "whole", sampler, pruner), fast, monkeypatch)
+    undisturbed = crash_everywhere(spec_of(fast / "whole", sampler, pruner), fast, pool, monkeypatch)
     assert {t[1] for t in undisturbed["trials"]} == {"COMPLETE", "PRUNED"}
 
 
-def test_the_same_with_trials_that_fail_and_trials_that_diverge(fast: Path, monkeypatch: pytest.MonkeyPatch):
-    failing = crash_everywhere(spec_of(fast / "whole", "random", "none", fail_at_epoch=3), fast, monkeypatch)
+def test_the_same_with_trials_that_fail_and_trials_that_diverge(
+    fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch
+):
+    failing = crash_everywhere(spec_of(fast / "whole", "random", "none", fail_at_epoch=3), fast, pool, monkeypatch)
     assert {t[1] for t in failing["trials"]} == {"FAIL"}
 
 
-def test_the_same_with_losses_that_are_not_a_number(fast: Path, monkeypatch: pytest.MonkeyPatch):
-    diverging = crash_everywhere(spec_of(fast / "whole", "tpe", "none", nan_at_epoch=2), fast, monkeypatch)
+def test_the_same_with_losses_that_are_not_a_number(fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch):
+    diverging = crash_everywhere(spec_of(fast / "whole", "tpe", "none", nan_at_epoch=2), fast, pool, monkeypatch)
     assert {t[1] for t in diverging["trials"]} == {"PRUNED"}
     assert all(t[6] == {"constraints:non_finite": 1.0} for t in diverging["trials"])
 
 
-def crash_everywhere(spec: SweepSpec, fast: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def crash_everywhere(spec: SweepSpec, fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Runs a sweep, resumes it from the state after every write, compares; gives the undisturbed signature."""
     whole = Path(spec.storage)
     with monkeypatch.context() as patch:
@@ -188,14 +199,20 @@ def crash_everywhere(spec: SweepSpec, fast: Path, monkeypatch: pytest.MonkeyPatc
     driver.ledger.close()
     assert copies.unseen == [], "a write came through no door"
     assert {name.partition(".")[0] for name in copies.names} >= {"Ledger", "Store", "Projector"}
-    for point, name in enumerate(copies.names):
-        resumed_spec = make_spec({**spec.as_json(), "storage": str(fast / "copies" / str(point))})
-        resumed = drive(resumed_spec)
-        found = signature(resumed)
-        resumed.ledger.close()
-        shutil.rmtree(fast / "copies" / str(point))
+    specs = [{**spec.as_json(), "storage": str(fast / "copies" / str(point))} for point in range(len(copies.names))]
+    for (point, name), found in zip(enumerate(copies.names), pool.map(resume, specs, chunksize=4), strict=True):
         assert same(found, undisturbed), f"killed after write {point} ({name})\n{found}\n{undisturbed}"
     return undisturbed
+
+
+def resume(spec_json: dict[str, Any]) -> dict[str, Any]:
+    """Resumes a sweep from its folder, in whatever process, and throws the folder away."""
+    spec = make_spec(spec_json)
+    driver = drive(spec)
+    found = signature(driver)
+    driver.ledger.close()
+    shutil.rmtree(spec.storage)
+    return found
 
 
 def same(a: Any, b: Any) -> bool:

@@ -6,8 +6,9 @@ Shapes: N images, C channels, H x W pixels, L places, D width of a place; E expr
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import open_clip
@@ -41,6 +42,11 @@ class TowerSizes:
     context: int = 77
     vocabulary: int = VOCABULARY  # a smaller one folds CLIP's ids into itself
 
+    @property
+    def stride(self) -> int:
+        """Pixels from one place of the map to the next."""
+        return 32 if len(self.layers) == 4 else self.patch
+
 
 SIZES: dict[str, TowerSizes] = {
     "RN50": TowerSizes(embed_dim=1024, layers=(3, 4, 6, 3), width=64),
@@ -73,6 +79,47 @@ SIZES: dict[str, TowerSizes] = {
         vocabulary=2039,
     ),
 }
+
+
+_CUSTOM = re.compile(r"RN-(\d+)-(\d+)-(\d+)-(\d+)-w(\d+)-e(\d+)-t(\d+)x(\d+)h(\d+)")
+
+
+def sizes_of(name: str) -> TowerSizes:
+    """The sizes of a tower by its name, or by its numbers: `RN-1-1-1-1-w64-e1024-t128x2h2` is a ResNet of four
+    stages of one block, width 64, embedding 1024, and a text tower of width 128, 2 layers and 2 heads.
+
+    Raises InputError with the choices.
+    """
+    if name in SIZES:
+        return SIZES[name]
+    found = _CUSTOM.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"tower must be one of {', '.join(SIZES)}, or RN-a-b-c-d-wWIDTH-eEMBED-tWIDTHxLAYERShHEADS, got {name!r}"
+        )
+    *layers, width, embed, text_width, text_layers, text_heads = map(int, found.groups())
+    return TowerSizes(
+        embed_dim=embed,
+        layers=tuple(layers),
+        width=width,
+        text_width=text_width,
+        text_layers=text_layers,
+        text_heads=text_heads,
+    )
+
+
+def name_of(sizes: TowerSizes) -> str:
+    """The name that gives these sizes. Raises InputError for a text tower of another context or vocabulary."""
+    for name, known in SIZES.items():
+        if known == sizes:
+            return name
+    s = sizes
+    name = f"RN-{'-'.join(map(str, s.layers))}-w{s.width}-e{s.embed_dim}-t{s.text_width}x{s.text_layers}h{s.text_heads}"
+    if sizes_of(name) != sizes:
+        raise InputError(
+            f"towers must have a context of 77 and a vocabulary of {VOCABULARY}, got {s.context} and {s.vocabulary}"
+        )
+    return name
 
 
 class ConvTower(nn.Module):
@@ -120,8 +167,7 @@ class ClipTowers(nn.Module):
 
     def places(self, image_px: int) -> int:
         """How many places the map of a square image has."""
-        stride = 32 if len(self.sizes.layers) == 4 else self.sizes.patch
-        return (image_px // stride) ** 2
+        return (image_px // self.sizes.stride) ** 2
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """CLIP's BPE ids, E x T int64; longer texts are cut, their end kept."""
@@ -208,9 +254,7 @@ def build(name: str, weights: str | None = None) -> ClipTowers:
     included; it is read without executing anything in it. Raises InputError for an unknown name, weights
     that can't be read, or weights that don't fit.
     """
-    if name not in SIZES:
-        raise InputError(f"tower must be one of {', '.join(SIZES)}, got {name!r}")
-    towers = ClipTowers(SIZES[name])
+    towers = ClipTowers(sizes_of(name))
     if weights is not None:
         state = _hub_weights(name, weights) if _is_tag(weights) else read_weights(weights)
         load_clip_state(towers, state, weights)
@@ -277,8 +321,3 @@ def sizes_from_state(state: dict[str, Tensor], text_heads: int | None = None) ->
         context=context,
         vocabulary=vocabulary,
     )
-
-
-def describe(sizes: TowerSizes) -> dict[str, Any]:
-    """Plain values of the sizes, for a file beside weights."""
-    return asdict(sizes)

@@ -1,0 +1,23 @@
+"""`python -m refsweep.benchmarks [name ...]`: runs benchmarks, prints their tables, writes a JSON each."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from .common import OUT, where
+
+NAMES = ("posthoc", "streaming", "machinery", "scoring", "quality")
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(NAMES)
+    unknown = [name for name in chosen if name not in NAMES]
+    if unknown:
+        sys.exit(f"benchmark must be one of {', '.join(NAMES)}, got {', '.join(unknown)}")
+    here = where()
+    sys.stdout.write(f"commit {here['commit']}; {here['machine']}\n")
+    sys.stdout.flush()
+    for name in chosen:
+        module = importlib.import_module(f".{name}", __package__)
+        module.main(*([[]] if name == "quality" else []))
+    sys.stdout.write(f"figures are in {OUT}/\n")
