@@ -54,7 +54,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 def ledger_url(storage: str, ledger: str | None) -> str:
     """Where the ledger of a storage is. Raises InputError."""
-    from .ledger import check_url
+    from .places import check_url
 
     if ledger is None and storage.startswith("s3://"):
         raise InputError("--ledger must be given with s3:// storage")

@@ -72,7 +72,9 @@ class Driver:
     # -- what to run -------------------------------------------------------------------------------------
 
     def next(self) -> Assignment | Next:
-        """The next trial to start."""
+        """The next trial to start. Raises LeaseTakenError when another driver has taken over."""
+        if not self.ledger.still_ours():
+            return Next.WAIT
         while not (self.halted or self.stopping):
             if self._waiting:
                 taken = self._take_up(self._waiting.popleft())

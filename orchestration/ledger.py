@@ -11,15 +11,13 @@ Every write goes through `Ledger._write`: it is retried after a lost connection,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -31,87 +29,17 @@ from optuna.trial import FrozenTrial, TrialState
 from ..datasets.problems import InputError
 from ..datasets.store import is_disk_full
 from .failures import Failure
+from .lease import FileLease, Lease, LeaseTakenError, PostgresLease
+from .places import check_url, sqlite_path
 from .sampling import Space, ask, quiet
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 RETRY_S = 120.0  # how long a write waits for a database that is away
-
-
-class LeaseTakenError(InputError):
-    """Another driver runs this sweep."""
 
 
 class UnknownSweepError(InputError):
     """No sweep of that name here."""
-
-
-class Lease(Protocol):
-    """Held while a driver runs; free the moment its process is gone."""
-
-    def release(self) -> None:
-        """Gives it back."""
-
-    def held(self) -> bool:
-        """Whether it still is."""
-
-
-class _FileLease:
-    """`flock` on a file beside the SQLite file: the kernel frees it with the process."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[str] = open(path, "a")  # noqa: SIM115  open as long as the lease is held
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise LeaseTakenError("") from None
-
-    def release(self) -> None:
-        self._file.close()
-
-    def held(self) -> bool:
-        return not self._file.closed
-
-
-class _PostgresLease:
-    """A session's advisory lock on a connection of its own: the server frees it with the connection."""
-
-    def __init__(self, engine: sqlalchemy.Engine, sweep: str) -> None:
-        self._connection = engine.connect()
-        key = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:sweep, 0))")
-        if not self._connection.execute(key, {"sweep": f"refsweep/{sweep}"}).scalar():
-            self._connection.close()
-            raise LeaseTakenError("")
-        self._connection.commit()
-
-    def release(self) -> None:
-        self._connection.invalidate()
-        self._connection.close()
-
-    def held(self) -> bool:
-        try:
-            self._connection.execute(sqlalchemy.text("SELECT 1"))
-            self._connection.commit()
-        except sqlalchemy.exc.SQLAlchemyError:
-            return False
-        return True
-
-
-def check_url(url: str) -> str:
-    """A ledger URL that may be used. Raises InputError for another database, or one with a password in it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("sqlite", "postgresql"):
-        raise InputError(f"ledger must be sqlite:///FILE or postgresql://HOST/DB, got {parts.scheme or url}://...")
-    if parts.password is not None:
-        raise InputError("ledger must hold no password: put it into PGPASSFILE or ~/.pgpass, or use PGPASSWORD")
-    return url
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL."""
-    return Path(url.removeprefix("sqlite:///")).absolute() if url.startswith("sqlite:///") else None
 
 
 def _open_storage(url: str, *, create: bool) -> RDBStorage:
@@ -121,13 +49,14 @@ def _open_storage(url: str, *, create: bool) -> RDBStorage:
         if not path.exists() and not create:
             raise UnknownSweepError(f"no ledger at {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # stays with the file; synchronous is FULL by default
         options = {"connect_args": {"timeout": 60}}
     try:
+        if path is not None:
+            with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # stays with the file; synchronous is FULL by default
         with quiet():
             return RDBStorage(url, engine_kwargs=options)
-    except (sqlalchemy.exc.OperationalError, StorageInternalError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, StorageInternalError) as error:
         raise InputError(f"the ledger can't be opened: {_first_line(error)}") from error
 
 
@@ -217,28 +146,28 @@ class Ledger:
         self.refresh()
 
     def _acquire(self) -> Lease:
+        file = self._lease_file()
+        return FileLease(file) if file else PostgresLease(self._storage.engine, self.sweep)
+
+    def _lease_file(self) -> Path | None:
         path = sqlite_path(self.url)
-        if path is None:
-            return _PostgresLease(self._storage.engine, self.sweep)
-        return _FileLease(path.with_name(f"{path.name}.{self.sweep}.lease"))
+        return path.with_name(f"{path.name}.{self.sweep}.lease") if path else None
 
     def has_driver(self) -> bool:
         """Whether some process holds the lease."""
         if self._lease is not None:
             return self._lease.held()
-        try:
-            self._acquire().release()
-        except LeaseTakenError:
-            return True
-        return False
+        file = self._lease_file()
+        return FileLease.taken(file) if file else PostgresLease.taken(self._storage.engine, self.sweep)
 
     def still_ours(self) -> bool:
-        """Whether we hold the lease; takes it again and reads anew when a lost connection cost it."""
+        """Whether we hold the lease; takes it again and reads anew when a lost connection cost it. False while the
+        database is away. Raises LeaseTakenError when another driver has taken over."""
         if self._lease is not None and self._lease.held():
             return True
         try:
             self.take_lease()
-        except (LeaseTakenError, sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
             return False
         return True
 
@@ -255,6 +184,8 @@ class Ledger:
                     raise
                 log.warning("the ledger is away, trying again: %s", _first_line(error))
                 time.sleep(1.0)
+                if self._lease is not None:
+                    self.still_ours()
 
     def set_attribute(self, key: str, value: Any) -> None:
         """An attribute of the sweep."""
@@ -279,13 +210,14 @@ class Ledger:
                 self._storage.create_new_trial(self._study_id, template_trial=template)
 
         self._write(create)
-        made = self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number))
-        self.trials.append(made)
-        return made
+        if len(self.trials) == number:  # not yet read anew
+            made_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+            self.trials.append(self._storage.get_trial(made_id))
+        return self.trials[number]
 
     def succeed(self, failed: FrozenTrial) -> FrozenTrial:
         """A RUNNING successor of a failed trial: same parameters, named as its retry."""
-        attributes = {k: v for k, v in failed.user_attrs.items() if k in ("config",)}
+        attributes = {k: v for k, v in failed.user_attrs.items() if k in ("config", "data")}
         template = optuna.create_trial(
             state=TrialState.RUNNING,
             params=failed.params,
@@ -301,7 +233,7 @@ class Ledger:
         trial = self.trials[number]
         if trial.user_attrs.get(key) != value:
             self._write(lambda: self._storage.set_trial_user_attr(trial._trial_id, key, value))
-            trial.user_attrs[key] = value
+            self.trials[number].user_attrs[key] = value
 
     def report(self, number: int, epoch: int, values: Sequence[float]) -> None:
         """A finished epoch's objective: an intermediate value, or of several objectives an attribute."""
@@ -310,7 +242,7 @@ class Ledger:
             return
         trial = self.trials[number]
         self._write(lambda: self._storage.set_trial_intermediate_value(trial._trial_id, epoch, float(values[0])))
-        trial.intermediate_values[epoch] = float(values[0])
+        self.trials[number].intermediate_values[epoch] = float(values[0])
 
     def reported(self, number: int) -> set[int]:
         """Epochs whose objective is here."""
@@ -325,7 +257,7 @@ class Ledger:
         key = f"constraints:{name}"
         if key not in trial.system_attrs:
             self._write(lambda: self._storage.set_trial_system_attr(trial._trial_id, key, 1.0))
-            trial.system_attrs[key] = 1.0
+            self.trials[number].system_attrs[key] = 1.0
 
     def tell(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
         """Ends a trial. Telling again what is stored is fine: the first answer may have been lost."""
@@ -373,15 +305,3 @@ def failures_of(trial: FrozenTrial) -> list[dict[str, Any]]:
 def failure_entry(failure: Failure, attempt: int, action: str) -> dict[str, Any]:
     """A failed attempt, for the ledger."""
     return {**failure.as_json(), "mark": failure.mark, "attempt": attempt, "action": action}
-
-
-__all__ = [
-    "FINISHED",
-    "LeaseTakenError",
-    "Ledger",
-    "UnknownSweepError",
-    "check_url",
-    "failures_of",
-    "sqlite_path",
-    "sweeps_in",
-]

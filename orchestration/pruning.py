@@ -66,12 +66,17 @@ def bracket(how: Pruning, number: int) -> int:
 
     Trials are dealt so that each bracket gets its share: as many as a full round starts in it.
     """
-    count = int(math.log(how.max_epochs / how.min_epochs, how.eta) + 1e-9) + 1
+    count = brackets(how)
     shares = [math.ceil(count * how.eta ** (count - 1 - s) / (count - s)) for s in range(count)]
     dealt = [s for s in range(count) for _ in range(shares[s])]
     # spread: every round of len(dealt) trials visits the brackets evenly, not one after the other
     order = sorted(range(len(dealt)), key=lambda i: _spread(i, len(dealt)))
     return dealt[order[number % len(dealt)]]
+
+
+def brackets(how: Pruning) -> int:
+    """How many brackets Hyperband has."""
+    return int(math.log(how.max_epochs / how.min_epochs, how.eta) + 1e-9) + 1
 
 
 def _spread(index: int, count: int) -> float:
@@ -81,6 +86,8 @@ def _spread(index: int, count: int) -> float:
 
 def _hyperband(how: Pruning, number: int, epoch: int, trials: Mapping[int, Values]) -> bool:
     mine = bracket(how, number)
+    if mine == brackets(how) - 1:
+        return False
     rivals = {n: v for n, v in trials.items() if bracket(how, n) == mine}
     return _asha(how, number, epoch, rivals, how.min_epochs * how.eta**mine)
 

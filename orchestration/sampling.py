@@ -33,7 +33,7 @@ from ..datasets.problems import InputError
 
 SamplerName = Literal["tpe", "random", "qmc", "cmaes", "gp", "nsga2", "grid"]
 Space = Callable[[Any], dict[str, Any]]
-_RECOMPUTED = ("cma:optimizer", "search_space")  # attributes that are not kept: large, pickled, or in the spec
+_RECOMPUTED = ("cma:optimizer",)  # attributes that are not kept: large and pickled
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -82,6 +82,23 @@ class _CmaEs(CmaEsSampler):
             )
 
 
+class _Grid(GridSampler):
+    """The n-th trial takes the n-th cell of the shuffled grid; Optuna's reads all trials' cells, successors' too."""
+
+    number: int
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        study._storage.set_trial_system_attr(trial._trial_id, "grid_id", self.number)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        value = super().sample_independent(study, trial, param_name, param_distribution)
+        if not param_distribution._contains(param_distribution.to_internal_repr(value)):
+            raise ValueError(f"the grid's {param_name} must lie in the search space, got {value!r}")
+        return value
+
+
 def make_sampler(
     name: SamplerName,
     seed: int,
@@ -126,7 +143,9 @@ def make_sampler(
         if name == "nsga2":
             return NSGAIISampler(seed=mine, population_size=50 if startup is None else max(2, startup))
         assert grid is not None
-        return GridSampler(grid, seed=seed)
+        cells = _Grid(grid, seed=seed)
+        cells.number = number
+        return cells
 
 
 def grid_size(grid: Mapping[str, Sequence[Any]]) -> int:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..datasets.problems import InputError
 from ..trainables import task
-from .ledger import check_url
+from .places import check_url
 from .pruning import PrunerName, Pruning
 from .sampling import SamplerName, grid_size
 
@@ -21,7 +30,7 @@ MAY_CHANGE = ("search.trials", "budget", "resources", "retry", "stream")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Objective(_Part):
@@ -47,7 +56,7 @@ class Search(_Part):
     def _grid_belongs_to_its_sampler(self) -> Search:
         if (self.sampler == "grid") != (self.grid is not None):
             raise ValueError("grid must be given with sampler grid, and with no other")
-        if self.grid is not None and not grid_size(self.grid):
+        if self.grid is not None and (not self.grid or not grid_size(self.grid)):
             raise ValueError("grid must hold at least one value of every parameter")
         return self
 
@@ -61,11 +70,11 @@ class Resources(_Part):
     trials_per_gpu: int = Field(1, ge=1)
     max_concurrent: int | Literal["auto"] = "auto"
 
-    @field_validator("max_concurrent")
+    @field_validator("max_concurrent", mode="before")
     @classmethod
-    def _at_least_one(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"must be >= 1 or auto, got {value}")
+    def _at_least_one(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError(f"must be >= 1 or auto, got {value!r}")
         return value
 
     @field_validator("workers")
@@ -101,7 +110,10 @@ class SweepSpec(_Part):
     storage: str = "./refsweep-out"
     ledger: str | None = None  # null: <storage>/ledger.db
     tracking: str | None = None  # null: sqlite:///<storage>/mlflow.db; none: no MLflow
-    objective: Objective | list[Objective]
+    objective: Annotated[
+        Annotated[Objective, Tag("one")] | Annotated[list[Objective], Tag("several")],
+        Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+    ]
     search: Search = Search()
     stream: Literal["auto", "threads", "ray"] = "auto"
     fixed: dict[str, Any] = {}
@@ -195,8 +207,11 @@ def _about_places(spec: SweepSpec) -> list[str]:
         wrong.append(
             "tracking: must hold no user or password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
-    if spec.data == "none" and spec.trainable != "toy":
-        wrong.append(f"data: {spec.trainable} needs data, got none")
+    if spec.data == "none" and spec.trainable in task.names():
+        try:
+            task.load(spec.trainable).open_data(None)
+        except InputError as error:
+            wrong.append(f"data: {error}")
     return wrong
 
 
@@ -235,11 +250,32 @@ def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 def make_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     """A spec from plain values. Raises InputError with every problem."""
+    content = _floats(content)
     try:
-        return SweepSpec.model_validate(_floats(content))
+        return SweepSpec.model_validate(content)
     except ValidationError as error:
         lines = [line for e in error.errors() for line in _say(dict(e))]
+        lines += _also(content, error)
         raise InputError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from None
+
+
+def _also(content: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """What is wrong with fields together, although some are wrong by themselves: those take their defaults here."""
+    wrong = [e["loc"] for e in error.errors() if e["loc"]]
+    left = json.loads(json.dumps(content, default=str))
+    for place in wrong:
+        at = left
+        for part in place[:-1]:
+            at = at.get(part, {}) if isinstance(at, dict) else {}
+        if isinstance(at, dict):
+            at.pop(place[-1], None)
+    try:
+        SweepSpec.model_validate(left)
+    except ValidationError as more:
+        said = [line for e in more.errors() if not e["loc"] for line in _say(dict(e))] if wrong else []
+        paths = tuple(".".join(map(str, place)) for place in wrong)
+        return [line for line in said if not line.startswith(paths)]
+    return []
 
 
 def _floats(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,7 +291,7 @@ def _floats(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say(error: dict[str, Any]) -> list[str]:
-    path = ".".join(str(p) for p in error["loc"] if p not in ("Objective", "list[Objective]"))
+    path = ".".join(str(p) for p in error["loc"] if p not in ("one", "several"))
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         return [f"{path}: unknown key"]

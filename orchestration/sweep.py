@@ -26,8 +26,9 @@ from ..datasets.store import Store
 from ..trainables import task
 from ..trainables.checkpoints import Checkpoints
 from .driver import Driver
-from .ledger import Ledger, UnknownSweepError, failures_of, sqlite_path, sweeps_in
+from .ledger import Ledger, UnknownSweepError, failures_of, sweeps_in
 from .messages import STOP_MARK
+from .places import sqlite_path
 from .sampling import Held, Space, quiet
 from .spec import SweepSpec, differences, make_spec, override
 from .tracking import Projector, Tracker

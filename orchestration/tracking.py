@@ -19,7 +19,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from ..trainables.checkpoints import Checkpoints
-from .ledger import Ledger, sqlite_path
+from .ledger import Ledger
+from .places import sqlite_path
 
 log = logging.getLogger(__name__)
 SWEEP, TRIAL, STATE = "refsweep.sweep", "refsweep.trial", "refsweep.state"

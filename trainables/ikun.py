@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.check_refer_kitti import check
-from ..datasets.problems import DataError
+from ..datasets.problems import DataError, InputError
 from ..datasets.refer_kitti import ReferKitti
 from ..datasets.store import Store
 from ..datasets.stream import Arrays
@@ -87,23 +87,21 @@ class Config(LoopConfig):
     calibration_tau: tuple[float, ...] = (10.0, 30.0, 100.0)
     calibration_thresholds: int = 96  # quantiles of the scores, for each (a, tau)
 
-    def __post_init__(self) -> None:
-        LoopConfig.__post_init__(self)
+    def problems(self) -> list[str]:
+        """All that is wrong with the values. Raises InputError for a tower that does not exist."""
+        found = LoopConfig.problems(self)
         sizes = clip.sizes_of(self.tower)
         if self.kum_mode is not None and self.kum_mode not in MODES:
-            raise ValueError(f"kum_mode must be one of {', '.join(MODES)} or null, got {self.kum_mode!r}")
+            found.append(f"kum_mode must be one of {', '.join(MODES)} or null, got {self.kum_mode!r}")
         if self.lora_rank and not self.tower.startswith("ViT"):
-            raise ValueError(f"lora_rank needs a ViT tower, got {self.tower!r}")
-        stride = sizes.stride
+            found.append(f"lora_rank needs a ViT tower, got {self.tower!r}")
         for name in ("crop_px", "frame_px"):
-            if getattr(self, name) % stride or getattr(self, name) < stride:
-                raise ValueError(f"{name} must be a multiple of {stride} with {self.tower}, got {getattr(self, name)}")
-        if self.window_frames % self.looks:
-            raise ValueError(f"looks must divide window_frames, got {self.looks} and {self.window_frames}")
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} must be in {low}..{high}, got {value}")
+            px = getattr(self, name)
+            if px % sizes.stride or px < sizes.stride:
+                found.append(f"{name} must be a multiple of {sizes.stride} with {self.tower}, got {px}")
+        if self.looks < 1 or self.window_frames % self.looks:
+            found.append(f"looks must divide window_frames, got {self.looks} and {self.window_frames}")
+        return found + self.outside(*_RANGES)
 
 
 _RANGES = (
@@ -129,7 +127,7 @@ _RANGES = (
 def open_data(store: Store | None) -> ReferKitti:
     """The data set at `store`."""
     if store is None:
-        raise DataError([])
+        raise InputError("ikun needs data, got none")
     return ReferKitti(store)
 
 

@@ -46,7 +46,13 @@ class LoopConfig:
     evaluate_every: int = 1  # epochs; the last one always is
 
     def __post_init__(self) -> None:
-        for name, low, high in (
+        problems = self.problems()
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def problems(self) -> list[str]:
+        """All that is wrong with the values; a trainable's Config adds its own."""
+        found = self.outside(
             ("epochs", 1, 100_000),
             ("seed", 0, 2**31),
             ("lr", 0, 10),
@@ -55,13 +61,21 @@ class LoopConfig:
             ("accumulate", 1, 4096),
             ("warmup", 0, 1),
             ("evaluate_every", 1, 100_000),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in {low}..{high}, got {getattr(self, name)}")
+        )
         if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be > 0 or null, got {self.clip_norm}")
+            found.append(f"clip_norm must be > 0 or null, got {self.clip_norm}")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema must be in 0..1 or null, got {self.ema}")
+            found.append(f"ema must be in 0..1 or null, got {self.ema}")
+        return found
+
+    def outside(self, *ranges: tuple[str, float, float]) -> list[str]:
+        """What is said of fields that do not lie in low..high; null is fine."""
+        values = [(name, getattr(self, name), low, high) for name, low, high in ranges]
+        return [
+            f"{name} must be in {low}..{high}, got {value}"
+            for name, value, low, high in values
+            if value is not None and not low <= value <= high
+        ]
 
 
 class NonFiniteError(ArithmeticError):

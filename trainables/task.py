@@ -134,10 +134,14 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(item, args[0]) for item in value)
     return isinstance(value, origin or hint)
 
 
 def _as(value: Any, hint: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_as(item, typing.get_args(hint)[0]) for item in value)
     takes_float = hint is float or float in typing.get_args(hint)
     takes_int = hint is int or int in typing.get_args(hint)
     return float(value) if takes_float and not takes_int and type(value) is int else value
@@ -147,6 +151,8 @@ def _say(hint: Any) -> str:
     args = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, args))
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {_say(args[0])}"
     if args:
         return " or ".join(_say(a) for a in args)
     return (

@@ -46,14 +46,13 @@ class Config(LoopConfig):
     fail_once: str | None = None  # a file: made at the failure, which its presence prevents
     nan_at_epoch: int | None = None  # the loss is not a number in this epoch
 
-    def __post_init__(self) -> None:
-        LoopConfig.__post_init__(self)
-        for name in ("x", "y"):
-            if not -5 <= getattr(self, name) <= 5:
-                raise ValueError(f"{name} must be in -5..5, got {getattr(self, name)}")
+    def problems(self) -> list[str]:
+        """All that is wrong with the values."""
+        found = LoopConfig.problems(self) + self.outside(("x", -5, 5), ("y", -5, 5))
         for name in ("seconds_per_epoch", "noise"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+                found.append(f"{name} must be >= 0, got {getattr(self, name)}")
+        return found
 
 
 def open_data(_: Store | None) -> None:

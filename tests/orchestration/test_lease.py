@@ -19,7 +19,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.orchestration import ledger as ledger_module
-from refsweep.orchestration.ledger import LeaseTakenError, Ledger
+from refsweep.orchestration.lease import LeaseTakenError
+from refsweep.orchestration.ledger import Ledger
 from refsweep.orchestration.sampling import make_sampler
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
@@ -79,7 +80,8 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_not_once_it_is_kil
         assert ledger.has_driver()
         with pytest.raises(LeaseTakenError, match="sweep 's' has a driver already: watch it with `sweep status`"):
             ledger.take_lease()
-        assert not ledger.still_ours()
+        with pytest.raises(LeaseTakenError):
+            ledger.still_ours()
         assert reopened(ledger).trials == []
         first.kill()
         first.wait()
@@ -187,7 +189,8 @@ def test_a_driver_whose_lease_another_has_taken_meanwhile_does_not_get_it_back(l
     cut_all_connections(ledger.url)
     other = reopened(ledger)
     assert within(10, lambda: takes(other))
-    assert not ledger.still_ours()
+    with pytest.raises(LeaseTakenError):
+        ledger.still_ours()
     other.close()
     assert within(10, ledger.still_ours)
 

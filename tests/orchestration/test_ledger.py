@@ -14,7 +14,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.ledger import Ledger, UnknownSweepError, check_url, sweeps_in
+from refsweep.orchestration.ledger import Ledger, UnknownSweepError, sweeps_in
+from refsweep.orchestration.places import check_url
 from refsweep.orchestration.sampling import SamplerName, ask, make_sampler
 
 SPEC = {"name": "s"}

@@ -136,7 +136,7 @@ def _draw_expressions(
 def _crop_windows(shape: tuple[int, ...], least: float, rng: Generator) -> NDArray[np.float64]:
     """RandomResizedCrop of a square: area share least..1, width / height 0.8..1, as shares of its side."""
     area = rng.uniform(least, 1, shape)
-    ratio = np.exp(rng.uniform(np.log(0.8), 0, shape)) if least < 1 else np.ones(shape)
+    ratio = np.exp(rng.uniform(np.log(np.maximum(0.8, area)), 0))  # a narrower one would be too high
     width, height = np.sqrt(area * ratio), np.minimum(np.sqrt(area / ratio), 1)
     left, top = rng.random(shape) * (1 - width), rng.random(shape) * (1 - height)
     return np.stack([left, top, width, height], -1)

@@ -15,6 +15,7 @@ import open_clip
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -280,7 +281,10 @@ def read_weights(uri: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"no weights at {uri}") from None
     if file.endswith(".safetensors"):
-        return load_safetensors(content)
+        try:
+            return load_safetensors(content)
+        except SafetensorError as error:
+            raise InputError(f"weights at {uri} can't be read: {error}") from None
     return load_tensors(io.BytesIO(content), uri)
 
 
