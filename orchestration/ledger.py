@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,13 @@ def _open_storage(url: str, *, create: bool) -> RDBStorage:
         with quiet():
             return RDBStorage(url, engine_kwargs=options)
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, StorageInternalError) as error:
-        raise InputError(f"the ledger can't be opened: {_first_line(error)}") from error
+        why = f"no space left on the disk of {path}" if _is_full(path, error) else _first_line(error)
+        raise InputError(f"the ledger can't be opened: {why}") from error
+
+
+def _is_full(path: Path | None, error: Exception) -> bool:
+    """Whether the disk of a SQLite file is full, which SQLite calls an I/O error when its index can't grow."""
+    return path is not None and (is_disk_full(error) or shutil.disk_usage(path.parent).free < 2**16)
 
 
 def _first_line(error: Exception) -> str:
@@ -180,7 +187,10 @@ class Ledger:
             try:
                 return what()
             except StorageInternalError as error:
-                if is_disk_full(error) or time.monotonic() > until:
+                path = sqlite_path(self.url)
+                if _is_full(path, error):
+                    raise InputError(f"no space left on the disk of {path}") from error
+                if time.monotonic() > until:
                     raise
                 log.warning("the ledger is away, trying again: %s", _first_line(error))
                 time.sleep(1.0)

@@ -5,6 +5,8 @@ where that is not installed, the wheel that travels with the model.
 """
 
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,11 @@ class Served(mlflow.pyfunc.PythonModel):
         try:
             import refsweep  # noqa: F401
         except ImportError:
-            sys.path.insert(0, str(next(Path(context.artifacts["wheel"]).glob("*.whl"))))
+            # unpacked: Python finds no folder without an `__init__.py` inside a zip
+            self._code = tempfile.TemporaryDirectory(prefix="refsweep-")
+            with zipfile.ZipFile(next(Path(context.artifacts["wheel"]).glob("*.whl"))) as wheel:
+                wheel.extractall(self._code.name)
+            sys.path.insert(0, self._code.name)
         from refsweep.datasets.store import Store
         from refsweep.trainables import task
         from refsweep.trainables.package import Package

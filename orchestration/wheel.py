@@ -14,11 +14,11 @@ _ROOMS = ("orchestration", "trainables", "search_spaces", "datasets", "cluster")
 
 
 def write_wheel(folder: Path) -> Path:
-    """`refsweep-<version>-py3-none-any.whl` in a folder: every module of the package, the metadata it was installed
+    """`refsweep-<version>-py3-none-any.whl` in a folder: every file of the package, the metadata it was installed
     with. The same code gives the same bytes."""
     version = refsweep.__version__
     info = f"refsweep-{version}.dist-info"
-    files = {f"refsweep/{name}": path.read_bytes() for name, path in _modules()}
+    files = {f"refsweep/{name}": path.read_bytes() for name, path in _files()}
     files[f"{info}/METADATA"] = (importlib.metadata.distribution("refsweep").read_text("METADATA") or "").encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: refsweep\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{info}/entry_points.txt"] = b"[console_scripts]\nrefsweep = refsweep.orchestration.cli:main\n"
@@ -31,9 +31,10 @@ def write_wheel(folder: Path) -> Path:
     return target
 
 
-def _modules() -> list[tuple[str, Path]]:
+def _files() -> list[tuple[str, Path]]:
     root = Path(str(refsweep.__file__)).parent
-    found = [root / "__init__.py", *(p for room in _ROOMS for p in (root / room).rglob("*.py"))]
+    found = [root / "__init__.py", root / "py.typed", *(root / "examples").glob("*.yaml")]
+    found += [p for room in _ROOMS for p in (root / room).rglob("*.py")]
     return sorted((str(p.relative_to(root)), p) for p in found)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from refsweep.datasets.made.refer_kitti import Recipe, make
 from refsweep.datasets.store import Store
+from refsweep.tests.help import free_port
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +38,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_copy(made: Path, tmp_path: Path) -> Path:
     """A copy of the made data set that a test may break."""
     return Path(shutil.copytree(made, tmp_path / "data"))
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,12 +19,7 @@ import psycopg
 import pytest
 from optuna.storages import RDBStorage
 from refsweep.orchestration.ledger import Ledger
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+from refsweep.tests.help import free_port
 
 
 @pytest.fixture(scope="session")
