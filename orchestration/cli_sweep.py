@@ -62,6 +62,7 @@ def sweep_resume(
     from .ray_start import ray_in_background
 
     record = open_ledger(name, storage, ledger)
+    record.refuse_if_driven()
     more = [f"search.trials={trials}"] if trials is not None else []
     with ray_in_background() as connected, _heard_at_once():
         from . import sweep

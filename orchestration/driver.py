@@ -191,6 +191,7 @@ class Driver:
         if report.failure is not None:
             return self.on_failure(number, report.attempt, report.failure)
         if report.stopped:
+            self.stopping = True  # the trial has seen the mark before us: a trial asked for now would lack its result
             del self.live[number]
             return Verdict.END
         verdict = self._take(number, report.entries, report.final)

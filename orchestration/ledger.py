@@ -146,11 +146,17 @@ class Ledger:
         try:
             self._lease = self._acquire()
         except LeaseTakenError:
-            message = (
-                f"sweep {self.sweep!r} has a driver already: watch it with `sweep status`, end it with `sweep stop`"
-            )
-            raise LeaseTakenError(message) from None
+            raise self._taken() from None
         self.refresh()
+
+    def refuse_if_driven(self) -> None:
+        """Raises LeaseTakenError when there is a driver, before anything costly is started for another."""
+        if self.has_driver():
+            raise self._taken()
+
+    def _taken(self) -> LeaseTakenError:
+        does = "watch it with `sweep status`, end it with `sweep stop`"
+        return LeaseTakenError(f"sweep {self.sweep!r} has a driver already: {does}")
 
     def _acquire(self) -> Lease:
         file = self._lease_file()

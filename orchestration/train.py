@@ -30,8 +30,7 @@ def train_once(
     module = task.load(trainable)
     config = task.make_config(module, task.plain(override({}, sets)))
     store = Store(data) if data != "none" else None
-    if store is None and trainable != "toy":
-        raise InputError(f"--data: {trainable} needs data, got none")
+    source = module.open_data(store)
     mark = "none"
     if store is not None:
         mark = fingerprint(store)
@@ -39,7 +38,7 @@ def train_once(
     place = Store(folder).child(f"{trainable}-{config_hash(config)}")
     newest = Checkpoints(place).names()
     training = Training(
-        lambda: module.Task(config, module.open_data(store)),
+        lambda: module.Task(config, source),
         config,
         store,
         Checkpoints(place),

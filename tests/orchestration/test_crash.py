@@ -47,9 +47,9 @@ def fast() -> Iterator[Path]:
 SEEDS = {("tpe", "asha"): 6, ("tpe", "hyperband"): 5, ("random", "asha"): 0, ("random", "hyperband"): 0}
 
 
-def spec_of(storage: Path, sampler: str, pruner: str, **fixed: Any) -> SweepSpec:
+def spec_of(storage: Path, sampler: str, pruner: str, trials: int = 3, **fixed: Any) -> SweepSpec:
     search = {
-        "trials": 3,
+        "trials": trials,
         "sampler": sampler,
         "pruner": pruner,
         "seed": SEEDS.get((sampler, pruner), 0),
@@ -179,12 +179,12 @@ def test_a_sweep_killed_after_any_write_ends_as_if_undisturbed(
 def test_the_same_with_trials_that_fail_and_trials_that_diverge(
     fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch
 ):
-    failing = crash_everywhere(spec_of(fast / "whole", "random", "none", fail_at_epoch=3), fast, pool, monkeypatch)
+    failing = crash_everywhere(spec_of(fast / "whole", "random", "none", 2, fail_at_epoch=2), fast, pool, monkeypatch)
     assert {t[1] for t in failing["trials"]} == {"FAIL"}
 
 
 def test_the_same_with_losses_that_are_not_a_number(fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch):
-    diverging = crash_everywhere(spec_of(fast / "whole", "tpe", "none", nan_at_epoch=2), fast, pool, monkeypatch)
+    diverging = crash_everywhere(spec_of(fast / "whole", "tpe", "none", 2, nan_at_epoch=2), fast, pool, monkeypatch)
     assert {t[1] for t in diverging["trials"]} == {"PRUNED"}
     assert all(t[6] == {"constraints:non_finite": 1.0} for t in diverging["trials"])
 
