@@ -19,5 +19,5 @@ if __name__ == "__main__":
     sys.stdout.flush()
     for name in chosen:
         module = importlib.import_module(f".{name}", __package__)
-        module.main(*([[]] if name == "quality" else []))
+        module.main()
     sys.stdout.write(f"figures are in {OUT}/\n")
