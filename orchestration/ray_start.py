@@ -52,4 +52,5 @@ def _connect() -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
     own = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))} if address == "local" else {}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)

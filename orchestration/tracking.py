@@ -227,6 +227,7 @@ def make_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and a process waits for it to end
     logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 

@@ -12,7 +12,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -137,10 +137,10 @@ def tree_hash(folder: Path) -> str:
 
 
 class Copies:
-    """Copies a folder before the first write and after every one."""
+    """Copies a folder before the first write and after every one; `made` hears of each copy."""
 
-    def __init__(self, folder: Path, to: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.to = folder, to
+    def __init__(self, folder: Path, to: Path, patch: pytest.MonkeyPatch, made: Callable[[Path], None]) -> None:
+        self.folder, self.to, self.made = folder, to, made
         self.names: list[str] = []
         self.unseen: list[str] = []  # writes that came through no door
         self._last = ""
@@ -163,8 +163,9 @@ class Copies:
         return through
 
     def _copy(self, name: str) -> None:
-        shutil.copytree(self.folder, self.to / str(len(self.names)))
+        copy = shutil.copytree(self.folder, self.to / str(len(self.names)))
         self.names.append(name)
+        self.made(copy)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
@@ -192,15 +193,20 @@ def test_the_same_with_losses_that_are_not_a_number(fast: Path, pool: Executor, 
 def crash_everywhere(spec: SweepSpec, fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Runs a sweep, resumes it from the state after every write, compares; gives the undisturbed signature."""
     whole = Path(spec.storage)
+    resumed: list[Future[dict[str, Any]]] = []
+
+    def submit(copy: Path) -> None:
+        resumed.append(pool.submit(resume, {**spec.as_json(), "storage": str(copy)}))
+
     with monkeypatch.context() as patch:
-        copies = Copies(whole, fast / "copies", patch)
+        copies = Copies(whole, fast / "copies", patch, submit)
         driver = drive(spec)
     undisturbed = signature(driver)
     driver.ledger.close()
     assert copies.unseen == [], "a write came through no door"
     assert {name.partition(".")[0] for name in copies.names} >= {"Ledger", "Store", "Projector"}
-    specs = [{**spec.as_json(), "storage": str(fast / "copies" / str(point))} for point in range(len(copies.names))]
-    for (point, name), found in zip(enumerate(copies.names), pool.map(resume, specs, chunksize=4), strict=True):
+    for point, (name, future) in enumerate(zip(copies.names, resumed, strict=True)):
+        found = future.result()
         assert same(found, undisturbed), f"killed after write {point} ({name})\n{found}\n{undisturbed}"
     return undisturbed
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def sweep(
-    storage: Path, trials: int = 3, *, stop: Callable[[Driver], bool] = lambda _: False, slots: int = 2, **parts: Any
+    storage: Path, trials: int = 3, *, stop: Callable[[Driver], bool] = lambda _: False, slots: int = 1, **parts: Any
 ) -> Driver:
     """Runs a toy sweep on the test session's Ray; goes on with it if it has begun."""
     retry = {"max_retries": 1, "halt_after_same_error": 99, "hang_s": 60.0, **parts.pop("retry", {})}
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_a_number_makes_a_region_infeasible(tmp_path: Path):
 
 
 def test_a_trial_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path):
-    driver = sweep(tmp_path, 2, fail_at_epoch=3, fail_with="kill", fail_once=str(tmp_path / "mark"))
+    driver = sweep(tmp_path, 2, fail_at_epoch=3, fail_with="kill", fail_once=str(tmp_path / "mark"), slots=2)
     assert states(driver) == ["COMPLETE", "COMPLETE"]
     killed = [t for t in driver.ledger.trials if failures_of(t)]
     assert len(killed) == 1
@@ -130,7 +130,7 @@ def test_a_trial_that_kills_every_worker_at_once_does_not_run_for_ever(tmp_path:
 
 def test_a_trial_that_hangs_is_killed_and_taken_up_again(tmp_path: Path):
     mark = str(tmp_path / "mark")
-    driver = sweep(tmp_path, 2, fail_at_epoch=2, fail_with="hang", fail_once=mark, retry={"hang_s": 10.0})
+    driver = sweep(tmp_path, 2, fail_at_epoch=2, fail_with="hang", fail_once=mark, retry={"hang_s": 10.0}, slots=2)
     assert states(driver) == ["COMPLETE", "COMPLETE"]
     hung = [f for t in driver.ledger.trials for f in failures_of(t)]
     assert [f["kind"] for f in hung] == ["hang"]
@@ -139,7 +139,7 @@ def test_a_trial_that_hangs_is_killed_and_taken_up_again(tmp_path: Path):
 
 def test_the_same_error_in_trial_after_trial_halts_the_sweep_and_a_resume_goes_on(tmp_path: Path):
     mark = tmp_path / "mark"
-    parts: dict[str, Any] = {"fail_at_epoch": 1, "retry": {"max_retries": 0, "halt_after_same_error": 3}, "slots": 1}
+    parts: dict[str, Any] = {"fail_at_epoch": 1, "retry": {"max_retries": 0, "halt_after_same_error": 3}}
     driver = sweep(tmp_path, 8, **parts)
     assert driver.halted is not None
     assert "3 trials in a row ended with the same error: RuntimeError: asked to fail in epoch 1" in driver.halted
@@ -149,15 +149,15 @@ def test_the_same_error_in_trial_after_trial_halts_the_sweep_and_a_resume_goes_o
 
 def test_a_full_disk_halts_the_sweep_and_nothing_is_lost(tmp_path: Path):
     mark = str(tmp_path / "mark")
-    driver = sweep(tmp_path, 3, fail_at_epoch=2, fail_with="disk", fail_once=mark, slots=1)
+    driver = sweep(tmp_path, 3, fail_at_epoch=2, fail_with="disk", fail_once=mark)
     assert driver.halted is not None
     assert "No space left on device" in driver.halted
     assert states(driver) == ["RUNNING"]
-    assert states(sweep(tmp_path, 3, fail_at_epoch=2, fail_with="disk", fail_once=mark, slots=1)) == ["COMPLETE"] * 3
+    assert states(sweep(tmp_path, 3, fail_at_epoch=2, fail_with="disk", fail_once=mark)) == ["COMPLETE"] * 3
 
 
 def test_asked_to_stop_live_trials_write_a_checkpoint_within_their_epoch_and_go_on_later(tmp_path: Path):
-    parts: dict[str, Any] = {"seconds_per_epoch": 6.0, "batch": 1}
+    parts: dict[str, Any] = {"seconds_per_epoch": 4.0, "batch": 1}
 
     def after_an_epoch(driver: Driver) -> bool:
         return bool(driver.ledger.trials) and bool(driver.ledger.trials[0].intermediate_values)
