@@ -213,7 +213,7 @@ def sweep_folder(spec: SweepSpec) -> Store:
 
 
 @contextlib.contextmanager
-def _tunes_settings() -> Iterator[None]:
+def _tunes_settings(slots: int) -> Iterator[None]:
     """Tune without loggers, without its own state on disk and without its Ctrl-C."""
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -221,6 +221,7 @@ def _tunes_settings() -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(slots),  # with a searcher 1 by default: actors would start in a row
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     before = {name: os.environ.get(name) for name in wanted}
@@ -240,7 +241,7 @@ def run_on_tune(driver: Driver, stop_asked: Callable[[], bool], ticked: Callable
     bridge = _Bridge(driver, stop_asked, ticked)
     resources = {"cpu": driver.spec.resources.cpus_per_worker, "gpu": driver.gpus}
     sweep_folder(driver.spec).delete(STOP_MARK)
-    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings():
+    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings(driver.slots):
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, resources),
             tune_config=tune.TuneConfig(

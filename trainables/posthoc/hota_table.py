@@ -46,7 +46,8 @@ class HotaTable:
 
     def hota(self, threshold_SP: Floats) -> Floats:
         """HOTA in percent of S settings, each a threshold per pair."""
-        level_SP = np.clip(np.searchsorted(self.level_V, threshold_SP, side="left"), 0, len(self.level_V) - 1)
+        between_V = (self.level_V[1:] + self.level_V[:-1]) / 2
+        level_SP = np.searchsorted(between_V, threshold_SP)  # the nearest
         pairs, levels = self.boxes_PV.shape
         flat_SP = level_SP + np.arange(pairs) * levels
         hits, quality = self.hits_PVA.reshape(pairs * levels, -1), self.quality_PVA.reshape(pairs * levels, -1)
@@ -62,9 +63,15 @@ class HotaTable:
 
 
 def tabulate(pairs: Sequence[Pair]) -> HotaTable:
-    """The table of some pairs; levels are quantiles of all their scores."""
+    """The table of some pairs; levels are quantiles, half of them of the scores of boxes that fit: those are few,
+    and good thresholds lie among them."""
     score = np.concatenate([p.score_N for p in pairs])
-    level_V = np.unique(np.quantile(score, np.linspace(0, 1, LEVELS - 1)))
+    good = np.concatenate([p.score_N[p.fits_N] for p in pairs])
+    half = LEVELS // 2
+    level_V = np.quantile(score, np.linspace(0, 1, half - 1))
+    if len(good):
+        level_V = np.concatenate([level_V, np.quantile(good, np.linspace(0, 1, half))])
+    level_V = np.unique(level_V)
     level_V = np.concatenate([[level_V[0] - 1], level_V])
     rows = [_sums(pair, level_V) for pair in pairs]
     return HotaTable(
