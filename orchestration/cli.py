@@ -64,7 +64,7 @@ def _end(message: str, code: int) -> int:
 @app.command()
 def space(trainable: str, as_json: Json = False) -> None:
     """Show a trainable's search space."""
-    from .sweep import describe_space
+    from .spaces import describe_space
 
     rows = describe_space(trainable)
     show({"trainable": trainable, "parameters": rows}, as_json, table(f"search space of {trainable}", rows))

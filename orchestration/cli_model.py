@@ -77,8 +77,9 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
+    from .data import data_of
     from .registry import Registry
-    from .sweep import data_of, stored_spec
+    from .sweep import stored_spec
 
     record = open_ledger(sweep, storage, ledger)
     spec = stored_spec(record)

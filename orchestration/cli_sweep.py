@@ -78,20 +78,20 @@ def sweep_status(
     name: Name, storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False
 ) -> None:
     """Say how a sweep stands."""
-    from . import sweep
+    from .status import status
     from .view import summary
 
     record = open_ledger(name, storage, ledger)
-    found = sweep.status(record)
+    found = status(record)
     show(found, as_json, summary(record, record.attributes["spec"], found["state"]), *_halt_lines(record))
 
 
 @app.command("list")
 def sweep_list(storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False) -> None:
     """List the sweeps of a ledger."""
-    from . import sweep
+    from .status import list_sweeps
 
-    found = sweep.list_sweeps(ledger_url(storage, ledger))
+    found = list_sweeps(ledger_url(storage, ledger))
     show({"sweeps": found}, as_json, table("sweeps", found))
 
 
@@ -139,11 +139,11 @@ def _halt_lines(record: Ledger) -> list[str]:
 
 
 def _report(outcome: Outcome, as_json: bool) -> None:
-    from . import sweep
+    from .status import status
     from .view import summary
 
     record = outcome.ledger
-    found = sweep.status(record)
+    found = status(record)
     spec = record.attributes["spec"]
     lines: list[Any] = [summary(record, spec, outcome.state)]
     if outcome.behind:

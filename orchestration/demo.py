@@ -14,11 +14,13 @@ from ..datasets.refer_kitti import ReferKitti, normalise
 from ..datasets.store import Store
 from ..trainables.referring.baselines import KINDS
 from . import sweep
+from .data import data_of
 from .ledger import Ledger
 from .models import evaluate, track
 from .ray_start import ray_in_background
 from .registry import Registry
 from .spec import make_spec, read_spec
+from .status import status
 
 
 def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) -> dict[str, Any]:
@@ -34,13 +36,13 @@ def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) ->
     said("making driving scenes, and starting Ray beside it")
     with ray_in_background() as connected:
         spec = sweep.settle(make_spec({**content, "storage": str(Path(folder).absolute())}))
-        data = sweep.data_of(spec)
+        data = data_of(spec)
         assert data is not None
         source = ReferKitti(Store(data))
         videos = {split: len(names) for split, names in source.splits.items()}
         done("data", f"{sum(videos.values())} videos at {data} ({', '.join(f'{n} {s}' for s, n in videos.items())})")
         outcome = sweep.run(spec, connected, plain=plain)
-    found = sweep.status(outcome.ledger)
+    found = status(outcome.ledger)
     if outcome.state != "finished" or found["best"] is None:
         raise InputError(f"the sweep is {outcome.state}: run the demo again to go on")
     pruned = sum(t["state"] == "PRUNED" for t in found["trials"])

@@ -153,7 +153,8 @@ class Driver:
 
     def _replay(self, number: int, found: Checkpoint) -> Verdict:
         """Reports what the checkpoint's history has and the ledger lacks."""
-        return self._take(number, found.history, bool(found.manifest["final"]))
+        # batches of the next epoch were trained: the newest was judged too
+        return self._take(number, found.history, bool(found.manifest["final"]), judged=found.name.batch > 0)
 
     def _start(self, trial: FrozenTrial) -> Assignment:
         attempt = int(trial.user_attrs["attempt"])
@@ -199,8 +200,9 @@ class Driver:
             self.live.pop(number, None)
         return verdict
 
-    def _take(self, number: int, entries: Sequence[Mapping[str, Any]], final: bool) -> Verdict:
-        """Writes epochs in order and judges each as if it were the newest."""
+    def _take(self, number: int, entries: Sequence[Mapping[str, Any]], final: bool, *, judged: bool = False) -> Verdict:
+        """Writes epochs in order and judges the newest: a trial trains on only after those before were judged, and
+        what other trials have reached since then must not end it in retrospect."""
         reported = self.ledger.reported(number)
         for entry in entries:
             values = self._values(entry)
@@ -214,9 +216,9 @@ class Driver:
             if epoch not in reported:
                 self.ledger.report(number, epoch, values)
                 self.changed(number)
-            if should_prune(
-                self.spec.pruning, number, epoch, {t.number: t.intermediate_values for t in self.ledger.trials}
-            ):
+            others = {t.number: t.intermediate_values for t in self.ledger.trials}
+            judge = entry is entries[-1] and not judged
+            if judge and should_prune(self.spec.pruning, number, epoch, others):
                 self._end(number, TrialState.PRUNED, values, entries, cause=f"pruned after epoch {epoch}")
                 return Verdict.END
         if not final:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib
-import json
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
-import optuna
-from optuna.trial import TrialState
-
-from ..datasets.fingerprint import fingerprint
-from ..datasets.made.refer_kitti import Recipe, make
 from ..datasets.problems import InputError
 from ..datasets.store import Store
-from ..trainables import task
 from ..trainables.checkpoints import Checkpoints
+from .data import prepare_data
 from .driver import Driver
-from .ledger import Ledger, UnknownSweepError, failures_of, sweeps_in
+from .ledger import Ledger
 from .messages import STOP_MARK
 from .places import sqlite_path
-from .sampling import Held, Space, quiet
+from .spaces import check_space, search_space
 from .spec import SweepSpec, differences, make_spec, override
+from .status import state_of
 from .tracking import Projector, Tracker
 from .view import View
 
@@ -48,12 +40,6 @@ class Outcome:
     ledger: Ledger
 
 
-def search_space(trainable: str) -> Any:
-    """The module `search_spaces/<trainable>.py`."""
-    task.load(trainable)
-    return importlib.import_module(f"..search_spaces.{trainable}", __package__)
-
-
 def settle(spec: SweepSpec) -> SweepSpec:
     """The spec with absolute places, so that it means the same from any folder."""
     content = spec.as_json()
@@ -66,58 +52,6 @@ def settle(spec: SweepSpec) -> SweepSpec:
         if path is not None:
             content[name] = f"sqlite:///{path}"
     return make_spec(content)
-
-
-def data_of(spec: SweepSpec) -> str | None:
-    """Where a sweep's data is; procedural data is made if it is gone."""
-    if spec.data == "none":
-        return None
-    return _made(spec.data, spec.storage) if spec.data.startswith("made:") else spec.data
-
-
-def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:
-    """(where the data is, its fingerprint). Makes procedural data; raises InputError for data with faults."""
-    uri = data_of(spec)
-    if uri is None:
-        return None, "none"
-    store = Store(uri)
-    mark = fingerprint(store)
-    task.load(spec.trainable).check_data(store)
-    return uri, mark
-
-
-def _made(uri: str, storage: str) -> str:
-    """The place of `made:refer-kitti?videos=6`, filled at first use."""
-    kind, _, query = uri.removeprefix("made:").partition("?")
-    if kind != "refer-kitti":
-        raise InputError(f"data: made: must be followed by refer-kitti, got {kind!r}")
-    fields: dict[str, int] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in ("videos", "frames", "width", "expressions", "seed") or not value.isdigit():
-            raise InputError(
-                f"data: made:refer-kitti takes videos, frames, width, expressions and seed, got {name}={value}"
-            )
-        fields[name] = int(value)
-    recipe = Recipe(**fields)  # type: ignore[arg-type]
-    place = f"made/refer-kitti-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
-    store = Store(storage).child(place)
-    if not store.exists("made.json"):
-        store.delete("")
-        make(store, recipe)
-    return store.uri
-
-
-def check_space(spec: SweepSpec, space: Space) -> None:
-    """Raises InputError when the space gives no Config: the spec fixes what does not go together, say."""
-    module = task.load(spec.trainable)
-    with quiet():
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.search.seed))
-    try:
-        fields = space(Held(study.ask(), spec.fixed))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"fixed: the search space of {spec.trainable} can't use these values: {error!r}") from None
-    posthoc = search_space(spec.trainable).POSTHOC
-    task.make_config(module, {"seed": spec.search.seed, **posthoc, **fields, **task.plain(spec.fixed)})
 
 
 def run(
@@ -272,65 +206,6 @@ def stop(ledger: Ledger, wait_s: float = 90.0) -> str:
     return state_of(ledger)
 
 
-def state_of(ledger: Ledger) -> str:
-    """running, stopped, finished or halted. What a killed driver left `running` is stopped."""
-    state = str(ledger.attributes.get("state", "stopped"))
-    return "stopped" if state == "running" and not ledger.has_driver() else state
-
-
-def status(ledger: Ledger) -> dict[str, Any]:
-    """A sweep in plain values."""
-    best = ledger.best()
-    spec = ledger.attributes["spec"]
-    return {
-        "name": ledger.sweep,
-        "state": state_of(ledger),
-        "objective": spec["objective"],
-        "trials": [
-            {
-                "number": t.number,
-                "state": t.state.name,
-                "value": t.values[0] if t.values and len(t.values) == 1 else (list(t.values) if t.values else None),
-                "epoch": max(ledger.reported(t.number), default=0),
-                "params": dict(t.params),
-                "run_id": ledger.run_id(t.number),
-                "cause": t.user_attrs.get("cause") or _last_failure(failures_of(t)),
-                "retry_of": t.user_attrs.get("retry_of"),
-            }
-            for t in ledger.trials
-        ],
-        "best": best.number if best else None,
-    }
-
-
-def _last_failure(failures: Sequence[Mapping[str, Any]]) -> str | None:
-    return str(failures[-1]["message"]) if failures else None
-
-
-def list_sweeps(ledger_url: str) -> list[dict[str, Any]]:
-    """Every sweep of a ledger, in short."""
-    found = []
-    for name in sweeps_in(ledger_url):
-        with contextlib.suppress(UnknownSweepError):
-            ledger = Ledger.open(ledger_url, name)
-            best = ledger.best()
-            done = sum(t.state == TrialState.COMPLETE for t in ledger.trials)
-            spec = ledger.attributes["spec"]
-            found.append(
-                {
-                    "name": name,
-                    "trainable": spec["trainable"],
-                    "state": state_of(ledger),
-                    "trials": len(ledger.trials),
-                    "complete": done,
-                    "best": best.number if best else None,
-                    "value": best.values[0] if best and best.values else None,
-                }
-            )
-            ledger.close()
-    return found
-
-
 def sync(ledger: Ledger) -> dict[str, int]:
     """Sends MLflow all that it lacks. Raises InputError while a driver runs, which does so itself."""
     ledger.take_lease()
@@ -343,41 +218,3 @@ def sync(ledger: Ledger) -> dict[str, int]:
     state = state_of(ledger) if ledger.attributes.get("state") != "running" else "stopped"
     projector.sweep(state)
     return counts
-
-
-def describe_space(trainable: str) -> list[dict[str, Any]]:
-    """Every parameter of a search space: where it may lie, the published value, when it is searched.
-
-    Found by walking the space with each choice of its categories in turn.
-    """
-    module = search_space(trainable)
-    rows: dict[str, dict[str, Any]] = {}
-    for trial in _every_branch(module.space):
-        for name, distribution in trial.distributions.items():
-            rows.setdefault(
-                name,
-                {
-                    "name": name,
-                    "range": _range(distribution),
-                    "default": module.DEFAULTS.get(name),
-                    "searched": "training",
-                },
-            )
-    for name, values in module.POSTHOC.items():
-        rows[name] = {"name": name, "range": json.dumps(values), "default": None, "searched": "post hoc"}
-    return list(rows.values())
-
-
-def _every_branch(space: Space, tries: int = 200) -> Iterator[optuna.trial.FrozenTrial]:
-    with quiet():
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(tries):
-        asked = study.ask()
-        space(asked)
-        yield study.trials[asked.number]
-
-
-def _range(distribution: Any) -> str:
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-        return " | ".join(map(str, distribution.choices))
-    return f"{distribution.low:g} .. {distribution.high:g}{' (log)' if distribution.log else ''}"

@@ -228,9 +228,10 @@ def make_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and a process waits for it to end
-    logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    for chatty in ("alembic", "mlflow"):  # what they say of new tables is no news of a sweep
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.search_experiments(max_results=1)  # makes a new SQLite file's tables, or says that the server is away
     return client

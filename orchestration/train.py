@@ -14,7 +14,8 @@ from ..datasets.problems import InputError
 from ..datasets.store import Store
 from ..trainables import task
 from ..trainables.checkpoints import Checkpoints
-from ..trainables.loop import NonFiniteError, Stopped, Training, config_hash
+from ..trainables.config import config_hash
+from ..trainables.loop import NonFiniteError, Stopped, Training
 from .spec import override
 
 

@@ -22,9 +22,9 @@ from ..datasets.problems import DataError, InputError
 from ..datasets.refer_kitti import ReferKitti
 from ..datasets.store import Store
 from ..datasets.stream import Arrays
+from .config import LoopConfig
 from .layers.kum import MODES, KumMode
 from .layers.lora import add_lora
-from .loop import LoopConfig
 from .losses.focal import focal_bce
 from .metrics.tracking import hota, trackeval_scores
 from .package import Package, load_package_weights

@@ -24,10 +24,10 @@ from ..datasets.stream import Arrays, Read
 if typing.TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .loop import LoopConfig
+    from .config import LoopConfig
     from .package import Package
 
-_NOT_TRAINABLES = ("task", "loop", "checkpoints", "package")
+_NOT_TRAINABLES = ("task", "config", "loop", "checkpoints", "package")
 Predictor = Callable[[Mapping[str, Any]], Arrays]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..datasets.store import Store
 from ..datasets.stream import Arrays
-from .loop import LoopConfig
+from .config import LoopConfig
 from .package import Package
 from .task import Predictor, Scores
 

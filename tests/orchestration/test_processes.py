@@ -19,7 +19,8 @@ import yaml
 from refsweep.orchestration.driver import Driver, run_inline
 from refsweep.orchestration.ledger import Ledger, UnknownSweepError
 from refsweep.orchestration.spec import make_spec
-from refsweep.orchestration.sweep import settle, state_of
+from refsweep.orchestration.status import state_of
+from refsweep.orchestration.sweep import settle
 from refsweep.orchestration.tracking import SWEEP, TRIAL, make_client
 from refsweep.search_spaces import toy
 

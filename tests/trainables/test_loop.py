@@ -14,7 +14,8 @@ from refsweep.datasets.problems import InputError
 from refsweep.datasets.store import Store
 from refsweep.trainables import ikun, toy
 from refsweep.trainables.checkpoints import Checkpoints, Name
-from refsweep.trainables.loop import LoopConfig, NonFiniteError, Stopped, Training, lr_factor
+from refsweep.trainables.config import LoopConfig
+from refsweep.trainables.loop import NonFiniteError, Stopped, Training, lr_factor
 from refsweep.trainables.task import Task
 
 TINY: dict[str, Any] = {

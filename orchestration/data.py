@@ -1,0 +1,52 @@
+"""A sweep's data: where it is, made if it is procedural, its fingerprint, its faults."""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import parse_qsl
+
+from ..datasets.fingerprint import fingerprint
+from ..datasets.made.refer_kitti import Recipe, make
+from ..datasets.problems import InputError
+from ..datasets.store import Store
+from ..trainables import task
+from .spec import SweepSpec
+
+
+def data_of(spec: SweepSpec) -> str | None:
+    """Where a sweep's data is; procedural data is made if it is gone."""
+    if spec.data == "none":
+        return None
+    return _made(spec.data, spec.storage) if spec.data.startswith("made:") else spec.data
+
+
+def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:
+    """(where the data is, its fingerprint). Makes procedural data; raises InputError for data with faults."""
+    uri = data_of(spec)
+    if uri is None:
+        return None, "none"
+    store = Store(uri)
+    mark = fingerprint(store)
+    task.load(spec.trainable).check_data(store)
+    return uri, mark
+
+
+def _made(uri: str, storage: str) -> str:
+    """The place of `made:refer-kitti?videos=6`, filled at first use."""
+    kind, _, query = uri.removeprefix("made:").partition("?")
+    if kind != "refer-kitti":
+        raise InputError(f"data: made: must be followed by refer-kitti, got {kind!r}")
+    fields: dict[str, int] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in ("videos", "frames", "width", "expressions", "seed") or not value.isdigit():
+            raise InputError(
+                f"data: made:refer-kitti takes videos, frames, width, expressions and seed, got {name}={value}"
+            )
+        fields[name] = int(value)
+    recipe = Recipe(**fields)  # type: ignore[arg-type]
+    place = f"made/refer-kitti-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
+    store = Store(storage).child(place)
+    if not store.exists("made.json"):
+        store.delete("")
+        make(store, recipe)
+    return store.uri
