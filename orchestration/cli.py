@@ -17,7 +17,7 @@ import typer
 from ..datasets.problems import InputError
 from ..datasets.store import is_disk_full
 from . import cli_data, cli_model, cli_sweep
-from .cli_output import Json, WorkFailedError, err, say, show, table
+from .cli_output import Json, WorkFailedError, say, show, table, tell
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0], pretty_exceptions_enable=False
@@ -84,10 +84,7 @@ def train(
     """Train once, without a search. Ctrl-C writes a checkpoint; the same command goes on from it."""
     from .train import train_once
 
-    def said(line: str) -> None:
-        err.print(line, highlight=False)
-
-    result = train_once(trainable, data, folder, sets or [], device, said)
+    result = train_once(trainable, data, folder, sets or [], device, tell)
     show(
         result,
         as_json,
@@ -107,7 +104,7 @@ def demo(
     """All of it, embedded, in minutes: data, sweep, promotion, a tracked video."""
     from .demo import run_demo
 
-    found = run_demo(folder, lambda line: err.print(line, highlight=False), plain=plain or None)
+    found = run_demo(folder, tell, plain=plain or None)
     trials = [{k: t[k] for k in ("number", "state", "epoch", "value", "cause")} for t in found["trials"]]
     figures = [{"figure": k, "test videos": v} for k, v in found["test"].items()]
     places = [{"what": k, "where": v} for k, v in found["places"].items()]

@@ -8,7 +8,7 @@ import typer
 
 from ..datasets.problems import InputError
 from ..datasets.store import Store
-from .cli_output import Json, err, show
+from .cli_output import Json, show, tell
 
 app = typer.Typer(no_args_is_help=True, help="Make, check and label data sets.")
 
@@ -45,7 +45,7 @@ def make_data(
         kitti_labels=kitti_labels,
         kitti_tracks=find_tracks(kitti_labels, kitti_tracks),
     )
-    counts = make(Store(folder), recipe, lambda line: err.print(line, highlight=False))
+    counts = make(Store(folder), recipe, tell)
     said = ", ".join(f"{v} {k}" for k, v in counts.items())
     show(
         {"uri": Store(folder).uri, "tracks_of_cars": recipe.kitti_tracks or "made", **counts},

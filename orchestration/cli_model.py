@@ -11,7 +11,7 @@ import typer
 
 from ..datasets.problems import InputError
 from ..datasets.store import Store
-from .cli_output import Json, Storage, err, open_ledger, show, table
+from .cli_output import Json, Storage, open_ledger, show, table, tell
 
 if TYPE_CHECKING:
     from ..trainables.package import Package
@@ -161,6 +161,6 @@ def track(
     """Follow expressions through a video and draw them into an MP4."""
     from .models import track as follow
 
-    err.print(f"tracking {', '.join(expression)} in video {video}", highlight=False)
+    tell(f"tracking {', '.join(expression)} in video {video}")
     found = follow(_package(model, storage, tracking), data, video, expression, file)
     show(found, as_json, table(f"{found['out']}: {found['frames']} frames", found["found"]))

@@ -33,6 +33,11 @@ def say(message: str) -> None:
     err.print(f"refsweep: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
+def tell(line: str) -> None:
+    """How the work goes, beside the result."""
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def show(content: Any, as_json: bool, *rendered: Any) -> None:
     """A result: as JSON, or as people read it."""
     if as_json:
