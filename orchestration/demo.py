@@ -9,11 +9,11 @@ from typing import Any
 
 import refsweep
 
-from ..datasets.problems import InputError
 from ..datasets.refer_kitti import ReferKitti, normalise
 from ..datasets.store import Store
 from ..trainables.referring.baselines import KINDS
 from . import sweep
+from .cli_output import WorkFailedError
 from .data import data_of
 from .ledger import Ledger
 from .models import evaluate, track
@@ -44,7 +44,7 @@ def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) ->
         outcome = sweep.run(spec, connected, plain=plain)
     found = status(outcome.ledger)
     if outcome.state != "finished" or found["best"] is None:
-        raise InputError(f"the sweep is {outcome.state}: run the demo again to go on")
+        raise WorkFailedError(f"the sweep is {outcome.state}: run the demo again to go on")
     pruned = sum(t["state"] == "PRUNED" for t in found["trials"])
     best = found["trials"][found["best"]]
     trials = f"{len(found['trials'])} trials, {pruned} pruned"

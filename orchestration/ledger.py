@@ -11,11 +11,13 @@ Every write goes through `Ledger._write`: it is retried after a lost connection,
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,14 +54,32 @@ def _open_storage(url: str, *, create: bool) -> RDBStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": 60}}
     try:
-        if path is not None:
-            with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # stays with the file; synchronous is FULL by default
-        with quiet():
-            return RDBStorage(url, engine_kwargs=options)
+        with _alone(path), quiet():
+            if path is not None:
+                with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")  # stays with the file; synchronous is FULL by default
+            try:
+                return RDBStorage(url, engine_kwargs=options)
+            except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+                time.sleep(1.0)  # another process makes the same tables
+                return RDBStorage(url, engine_kwargs=options)
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, StorageInternalError) as error:
         why = f"no space left on the disk of {path}" if _is_full(path, error) else _first_line(error)
         raise InputError(f"the ledger can't be opened: {why}") from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """Who opens a SQLite file makes its tables, and Optuna does not expect that somebody else does so just then."""
+    if path is None:
+        yield
+        return
+    folder = os.open(path.parent, os.O_RDONLY)  # not the file: closing it again would drop SQLite's own locks
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _is_full(path: Path | None, error: Exception) -> bool:

@@ -16,6 +16,7 @@ from ..trainables import task
 from ..trainables.checkpoints import Checkpoints
 from ..trainables.config import config_hash
 from ..trainables.loop import NonFiniteError, Stopped, Training
+from .cli_output import WorkFailedError
 from .spec import override
 
 
@@ -24,7 +25,7 @@ def train_once(
 ) -> dict[str, Any]:
     """Trains a Config made of its defaults and `FIELD=VALUE` texts, or goes on with it; what it came to.
 
-    Raises InputError for fields or data that can't be used.
+    Raises InputError for fields or data that can't be used, WorkFailedError for a loss that is not a number.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
@@ -59,7 +60,7 @@ def train_once(
     except Stopped:
         said("stopped; a checkpoint is written")
     except NonFiniteError as error:
-        raise InputError(f"training went wrong, a lower lr may help: {error}") from None
+        raise WorkFailedError(f"training went wrong, a lower lr may help: {error}") from None
     finally:
         signal.signal(signal.SIGINT, before)
     last = training.history[-1] if training.history else None

@@ -227,6 +227,12 @@ def test_training_again_goes_on_from_its_checkpoint(refsweep: Refsweep):
     assert json.loads(first[1])["metrics"] == json.loads(second[1])["metrics"]
 
 
+def test_a_training_that_goes_wrong_is_no_bad_input(refsweep: Refsweep):
+    code, _, err = refsweep("train", "toy", "--data", "none", "--set", "nan_at_epoch=2")
+    assert code == 1
+    assert "the loss is nan in epoch 2" in err
+
+
 def test_the_status_of_a_sweep_has_the_documented_fields(refsweep: Refsweep, tmp_path: Path):
     spec = sweep.settle(make_spec(TOY))
     ledger = Ledger.create(spec.ledger_url, "s", ["min"], spec.as_json())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
@@ -259,6 +263,34 @@ def test_looking_for_a_file_that_is_not_there_makes_none(tmp_path: Path):
         Ledger.open(f"sqlite:///{tmp_path}/ledger.db", "s")
     assert Ledger.find(f"sqlite:///{tmp_path}/ledger.db", "s") is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_new_database_is_made_by_many_at_once(kind: str, request: pytest.FixtureRequest, tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/new/ledger.db"
+    if kind == "postgresql":
+        server, name = request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = f"{server}/{name}"
+    code = """
+import sys
+from refsweep.orchestration.ledger import Ledger
+print("ready", flush=True)
+sys.stdin.readline()
+Ledger.create(sys.argv[1], sys.argv[2], ["min"], {"name": sys.argv[2]})
+"""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    makers = [subprocess.Popen([sys.executable, "-c", code, url, f"s{n}"], text=True, **pipes) for n in range(4)]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "ready\n"
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.close()  # all begin in the same moment
+    for maker in makers:
+        assert maker.wait(60) == 0, maker.stderr.read() if maker.stderr else ""
+    assert sweeps_in(url) == ["s0", "s1", "s2", "s3"]
 
 
 def test_a_file_that_is_no_database_is_bad_input(tmp_path: Path):
