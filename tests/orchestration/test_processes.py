@@ -24,6 +24,7 @@ from refsweep.orchestration.sweep import settle
 from refsweep.orchestration.tracking import SWEEP, TRIAL, make_client
 from refsweep.search_spaces import toy
 
+pytestmark = pytest.mark.timeout(600)  # a first start reads gigabytes of libraries from the disk
 COMMAND = [str(Path(sys.executable).parent / "refsweep")]
 
 
@@ -66,7 +67,7 @@ class House:
     def run(self, *words: str, code: int = 0) -> str:
         """A command to its end; what it printed."""
         began = self.start(*words)
-        out, _ = began.communicate(timeout=120)
+        out, _ = began.communicate(timeout=240)
         assert began.returncode == code, out
         return out
 
@@ -93,7 +94,7 @@ class House:
     def has_epochs(self, count: int) -> bool:
         return self.epochs() >= count
 
-    def wait(self, true: Callable[[], bool], began: subprocess.Popen[str], timeout_s: float = 60) -> bool:
+    def wait(self, true: Callable[[], bool], began: subprocess.Popen[str], timeout_s: float = 150) -> bool:
         """Until something is so; False when the command has ended before."""
         until = time.monotonic() + timeout_s
         while not true():
@@ -172,7 +173,7 @@ def kill_and_resume(house: House, times: int, last_epoch: int, rng: random.Rando
             began = house.start("sweep", "run", "spec.yaml", "--plain")
         else:
             began = house.start("sweep", "resume", "s", "--plain")
-    out, _ = began.communicate(timeout=120)
+    out, _ = began.communicate(timeout=240)
     assert began.returncode == 0, out
     return killed_at
 
@@ -198,7 +199,7 @@ def test_stopped_by_command_and_by_ctrl_c_trials_keep_their_work_and_the_sweep_g
     assert house.wait(lambda: house.epochs() >= 1, began)
     assert "has a driver already" in house.run("sweep", "resume", "s", "--plain", code=2)
     assert "sweep s: stopped" in house.run("sweep", "stop", "s")
-    out, _ = began.communicate(timeout=60)
+    out, _ = began.communicate(timeout=150)
     assert began.returncode == 1, out
     assert "`refsweep sweep resume s` goes on" in out
     found = house.status()
@@ -209,7 +210,7 @@ def test_stopped_by_command_and_by_ctrl_c_trials_keep_their_work_and_the_sweep_g
     began = house.start("sweep", "resume", "s", "--plain")
     assert house.wait(lambda: house.epochs() > before, began)
     os.killpg(began.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
-    out, _ = began.communicate(timeout=60)
+    out, _ = began.communicate(timeout=150)
     assert began.returncode == 1, out
     ledger = house.ledger()
     assert ledger is not None
