@@ -1,8 +1,8 @@
-# The four commands of the README. Each makes .venv from requirements.lock first, if that is out of date.
+# The commands of the README. Each makes .venv from requirements.lock first, if that is out of date.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench lock
+.PHONY: demo test cluster-test lint bench lock
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -10,6 +10,10 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# Real servers and hosts, for minutes; .ci/packages says what of them comes from apt.
+cluster-test: .venv/ready
+	$(BIN)/python -m pytest -m cluster
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

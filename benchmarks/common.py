@@ -47,7 +47,13 @@ def publish(name: str, title: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(
             *(
-                f"{v:,.3g}" if isinstance(v, float) and v < 1000 else f"{v:,.0f}" if isinstance(v, float) else str(v)
+                "-"
+                if v is None
+                else f"{v:,.3g}"
+                if isinstance(v, float) and v < 1000
+                else f"{v:,.0f}"
+                if isinstance(v, float)
+                else str(v)
                 for v in row.values()
             )
         )

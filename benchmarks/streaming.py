@@ -39,13 +39,13 @@ def main() -> None:
         rows = sum(p.rows.num_rows for p in parts)
         workers = default_workers()
         bare = _bare(parts, read, store, workers)
-        threads, start_threads, gaps_threads = _timed(stream(parts, read, store, executor="threads", workers=workers))
+        threads, start_threads, gaps_threads = timed(stream(parts, read, store, executor="threads", workers=workers))
         with ray_in_background() as connected:
             began = time.perf_counter()
             connected()
             start_ray = time.perf_counter() - began
-            _, cold, _ = _timed(stream(parts[:4], read, store, executor="ray", workers=workers))
-            ray, warm, gaps_ray = _timed(stream(parts, read, store, executor="ray", workers=workers))
+            _, cold, _ = timed(stream(parts[:4], read, store, executor="ray", workers=workers))
+            ray, warm, gaps_ray = timed(stream(parts, read, store, executor="ray", workers=workers))
     found = [
         {
             "executor": "bare thread pool",
@@ -93,7 +93,7 @@ def _bare(parts: list[Part], read: Any, store: Store, workers: int) -> float:
         return time.perf_counter() - began
 
 
-def _timed(batches: Iterator[Any]) -> tuple[float, float, float]:
+def timed(batches: Iterator[Any]) -> tuple[float, float, float]:
     """(seconds from the first batch's request to the last, seconds to the first, longest wait at an epoch's start).
 
     The whole time less what the first batch took more than the average.

@@ -36,6 +36,7 @@ def check(store: Store, tracks: str = "tracks", *, decode: bool = True) -> Findi
     try:
         videos = [(split, video) for split in SPLITS for video in data.videos(split)]
         data.labelled_videos  # noqa: B018  reads the file
+        data.frames.source(store)
     except InputError as error:
         found.problems += _as_problems(error, store.uri)
         return found
@@ -62,7 +63,7 @@ def _check_video(
     data: ReferKitti, video: str, split: str, tracks: str, counts: dict[str, int], decode: bool
 ) -> list[Problem]:
     problems: list[Problem] = []
-    frames, of_frames = _check_frames(data.store, video, decode)
+    frames, of_frames = _check_frames(data, video, decode)
     problems += of_frames
     counts["frames"] += len(frames)
     if not frames:
@@ -77,9 +78,12 @@ def _check_video(
     return problems
 
 
-def _check_frames(store: Store, video: str, decode: bool) -> tuple[set[int], list[Problem]]:
-    folder = frame_folder(video)
-    names = store.names(folder)
+def _check_frames(data: ReferKitti, video: str, decode: bool) -> tuple[set[int], list[Problem]]:
+    folder, source = frame_folder(video), data.frames.source(data.store)
+    try:
+        names = source.names(folder)
+    except DataError as error:
+        return set(), list(error.problems)
     if not names:
         return set(), [Problem(folder, "no frames")]
 
@@ -91,9 +95,13 @@ def _check_frames(store: Store, video: str, decode: bool) -> tuple[set[int], lis
         if not decode and name != names[0]:
             return int(stem), None, None
         try:
-            with Image.open(io.BytesIO(store.read(path))) as image:
+            content, size = source.read(path)
+        except DataError as error:
+            return int(stem), None, error.problems[0]
+        try:
+            with Image.open(io.BytesIO(content)) as image:
                 image.load()
-                return int(stem), image.size, None
+                return int(stem), size or image.size, None
         except (OSError, SyntaxError, ValueError) as error:
             return int(stem), None, Problem(path, f"frame won't decode: {error}")
 

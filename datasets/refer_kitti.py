@@ -142,19 +142,35 @@ class ReferKitti:
         """Where image `frame` of a video lies."""
         return f"{frame_folder(video)}/{frame:06d}.png"
 
+    def frame_file(self, video: str, frame: int) -> bytes:
+        """An image file of a frame, in the pixels of its labels."""
+        path = self.frame_path(video, frame)
+        content, size = self.frames.source(self.store).read(path)
+        if size is not None and self.frames.picture(self.store, path).frame.shape[1::-1] != size:
+            buffer = io.BytesIO()
+            Image.fromarray(self.frames.get(self.store, path)).save(buffer, "PNG")
+            content = buffer.getvalue()
+        return content
+
     def n_frames(self, video: str) -> int:
         """How many images a video has."""
-        return len(self.store.names(frame_folder(video)))
+        return len(self.frame_names(video))
+
+    def frame_names(self, video: str) -> list[str]:
+        """File names of a video's images, sorted; none where there is no such video."""
+        return self.frames.source(self.store).names(frame_folder(video))
 
     def size(self, video: str) -> tuple[int, int]:
-        """Width and height in pixels of a video's images."""
+        """Width and height in pixels of a video's images, as they were labelled."""
         if video not in self._sizes:
-            names = self.store.names(frame_folder(video))
+            names = self.frame_names(video)
             if not names:
                 raise DataError([Problem(frame_folder(video), "no frames")])
-            content = self.store.read(f"{frame_folder(video)}/{names[0]}")
-            with Image.open(io.BytesIO(content)) as image:
-                self._sizes[video] = image.size
+            content, size = self.frames.source(self.store).read(f"{frame_folder(video)}/{names[0]}")
+            if size is None:
+                with Image.open(io.BytesIO(content)) as image:
+                    size = image.size
+            self._sizes[video] = size
         return self._sizes[video]
 
     def expressions(self, video: str, *, scored: bool = True) -> tuple[str, ...]:
@@ -228,9 +244,12 @@ class ReferKitti:
         return Tracks(row[:, 0].astype(np.int64), row[:, 1].astype(np.int64), _xyxy(row[:, 2:6]), row[:, 6], category_N)
 
 
+FRAMES = "KITTI/training/image_02"
+
+
 def frame_folder(video: str) -> str:
     """Folder of a video's images."""
-    return f"KITTI/training/image_02/{safe_path(video)}"
+    return f"{FRAMES}/{safe_path(video)}"
 
 
 def read_json(store: Store, path: str) -> Any:

@@ -1,25 +1,26 @@
 """Files below one root, a folder or `s3://bucket/prefix`, behind one face.
 
-S3 takes its endpoint, region and credentials from the usual AWS variables (`AWS_ENDPOINT_URL`,
-`AWS_ACCESS_KEY_ID`, ...). Nothing connects before the first access. pyarrow reads and lists, without
-holding Python's lock.
+Nothing connects before the first access. How object storage is reached, and what happens while it is away:
+see `s3`.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
 from .problems import InputError
+
+if TYPE_CHECKING:
+    from .s3 import Bucket
 
 
 def safe_path(path: str) -> str:
@@ -53,24 +54,14 @@ class Store:
         return Store, (self.uri,)
 
     @cached_property
-    def _fs(self) -> Any:
-        if self.is_local:
-            return fs.LocalFileSystem()
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return fs.S3FileSystem(endpoint_override=endpoint, region=os.environ.get("AWS_REGION"))
+    def _bucket(self) -> Bucket:
+        from .s3 import Bucket
 
-    @cached_property
-    def _s3(self) -> Any:
-        """boto3 writes and deletes: pyarrow's deletion puts a marker object for the parent folder, which not
-        every server takes, and boto3 uploads large files in parts and retries with jitter."""
-        import boto3
-        from botocore.config import Config
+        return Bucket(self.uri.removeprefix("s3://").partition("/")[0])
 
-        return boto3.client("s3", config=Config(retries={"mode": "adaptive", "max_attempts": 8}))
-
-    def _full(self, path: str) -> str:
-        root = self.uri if self.is_local else self.uri.removeprefix("s3://")
-        return f"{root}/{safe_path(path)}" if path else root
+    def _key(self, path: str) -> str:
+        root = self.uri.removeprefix("s3://").partition("/")[2]
+        return "/".join(part for part in (root, safe_path(path) if path else "") if part)
 
     def child(self, path: str) -> Store:
         """The store of a folder below this one."""
@@ -79,56 +70,64 @@ class Store:
     def local_path(self, path: str = "") -> Path:
         """Where a file of a local store lies."""
         assert self.is_local, f"{self.uri} is not a folder"
-        return Path(self._full(path))
+        return Path(f"{self.uri}/{safe_path(path)}" if path else self.uri)
 
     def read(self, path: str) -> bytes:
         """A file's content. Raises FileNotFoundError."""
-        if self.is_local:
-            return self.local_path(path).read_bytes()
-        with self._fs.open_input_stream(self._full(path)) as stream:
-            return bytes(stream.read())
+        return self.local_path(path).read_bytes() if self.is_local else self._bucket.read(self._key(path))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """`length` bytes of a file from `start` on, fewer at its end, and no other. Raises FileNotFoundError."""
+        if not self.is_local:
+            return self._bucket.read_range(self._key(path), start, length)
+        with open(self.local_path(path), "rb") as file:
+            file.seek(start)
+            return file.read(length)
 
     def write(self, path: str, content: bytes) -> None:
         """Replaces a file, durably: once this returns, the content survives a power cut."""
         if self.is_local:
             _replace_file(self.local_path(path), content)
-            return
-        bucket, _, key = self._full(path).partition("/")
-        self._s3.upload_fileobj(io.BytesIO(content), bucket, key)
+        else:
+            self._bucket.write(self._key(path), content)
 
     def exists(self, path: str = "") -> bool:
-        """Whether there is a file or a folder at `path`."""
-        return bool(self._fs.get_file_info(self._full(path)).type != fs.FileType.NotFound)
+        """Whether there is a file or a folder at `path`. Raises InputError where the bucket is missing or closed."""
+        return self.local_path(path).exists() if self.is_local else self._bucket.exists(self._key(path))
 
     def names(self, folder: str = "") -> list[str]:
         """Names directly below a folder, sorted; none where there is no folder."""
+        if not self.is_local:
+            return sorted(self._bucket.names(self._key(folder)))
         return sorted(info.base_name for info in self._infos(folder, recursive=False))
 
     def walk(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """(path below `folder`, size in bytes) of every file, sorted by path."""
-        start = len(self._full(folder)) + 1
-        files = [i for i in self._infos(folder, recursive=True) if i.type == fs.FileType.File]
-        for info in sorted(files, key=lambda i: i.path):
-            yield info.path[start:], info.size
+        if self.is_local:
+            start = len(str(self.local_path(folder))) + 1
+            found = [(i.path, i.size) for i in self._infos(folder, recursive=True) if i.type == fs.FileType.File]
+        else:
+            key = self._key(folder)
+            start = len(key) + 1 if key else 0
+            found = list(self._bucket.objects(key))
+        for path, size in sorted(found):
+            yield path[start:], size
 
     def _infos(self, folder: str, *, recursive: bool) -> list[Any]:
-        selector = fs.FileSelector(self._full(folder), recursive=recursive, allow_not_found=True)
-        return [i for i in self._fs.get_file_info(selector) if not i.base_name.endswith(_PARTIAL)]
+        selector = fs.FileSelector(str(self.local_path(folder)), recursive=recursive, allow_not_found=True)
+        found = fs.LocalFileSystem().get_file_info(selector)
+        return [i for i in found if not i.base_name.endswith(_PARTIAL)]
 
     def delete(self, path: str) -> None:
         """Removes a file or a folder with all in it; nothing happens where there is none."""
-        if self.is_local:
-            full = self.local_path(path)
-            if full.is_dir() and not full.is_symlink():
-                shutil.rmtree(full, ignore_errors=True)
-            else:
-                full.unlink(missing_ok=True)
+        if not self.is_local:
+            self._bucket.delete(self._key(path))
             return
-        bucket, _, key = self._full(path).partition("/")
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-        for name in [item["Key"] for page in pages for item in page.get("Contents", ())]:
-            if name == key or name.startswith(f"{key}/"):
-                self._s3.delete_object(Bucket=bucket, Key=name)
+        full = self.local_path(path)
+        if full.is_dir() and not full.is_symlink():
+            shutil.rmtree(full, ignore_errors=True)
+        else:
+            full.unlink(missing_ok=True)
 
 
 _PARTIAL = ".partial"

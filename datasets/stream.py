@@ -36,6 +36,7 @@ class Part:
     index: int  # in its epoch and split, from 0
     last: bool  # of its epoch and split
     rows: pa.Table
+    count: int = 0  # rows of the whole batch, of which a worker of several has its share
 
     @property
     def place(self) -> Part:
@@ -46,7 +47,8 @@ class Part:
 def cut(plan: pa.Table, batch_rows: int, epoch: int, split: str) -> list[Part]:
     """The batches of an epoch's plan; the last one may be smaller."""
     starts = range(0, plan.num_rows, batch_rows)
-    return [Part(epoch, split, i, start == starts[-1], plan.slice(start, batch_rows)) for i, start in enumerate(starts)]
+    slices = [plan.slice(start, batch_rows) for start in starts]
+    return [Part(epoch, split, i, i == len(slices) - 1, rows, rows.num_rows) for i, rows in enumerate(slices)]
 
 
 def stream(

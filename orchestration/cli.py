@@ -9,15 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
-from ..datasets.problems import InputError
-from ..datasets.store import is_disk_full
-from . import cli_data, cli_model, cli_sweep
-from .cli_output import Json, WorkFailedError, say, show, table, tell
+from . import cli_cluster, cli_data, cli_model, cli_sweep
+from .cli_output import Json, WorkFailedError, exit_code, show, table, tell
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0], pretty_exceptions_enable=False
@@ -25,6 +22,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_sweep.app, name="sweep")
 app.add_typer(cli_model.app, name="model")
+app.add_typer(cli_cluster.app, name="cluster")
 
 
 def main() -> NoReturn:
@@ -38,27 +36,7 @@ def main() -> NoReturn:
 def run_command() -> int:
     """Runs the command line; its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        app(standalone_mode=True)
-    except SystemExit as error:  # how typer ends
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except InputError as error:
-        return _end(str(error), 2)
-    except WorkFailedError as error:
-        return _end(str(error), 1)
-    except KeyboardInterrupt:
-        return _end("interrupted", 1)
-    except Exception as error:  # noqa: BLE001  the last word on any error
-        if is_disk_full(error):
-            return _end(f"no space left on the disk: {error}", 2)
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def _end(message: str, code: int) -> int:
-    say(message)
-    return code
+    return exit_code(lambda: app(standalone_mode=True))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`refsweep data`: make, check and label data sets."""
+"""`refsweep data`: make, check, pack and label data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..datasets.problems import InputError
 from ..datasets.store import Store
 from .cli_output import Json, show, tell
 
-app = typer.Typer(no_args_is_help=True, help="Make, check and label data sets.")
+app = typer.Typer(no_args_is_help=True, help="Make, check, pack and label data sets.")
 
 
 @app.command("make")
@@ -70,6 +70,26 @@ def check_data(uri: str, tracks: str = "tracks", as_json: Json = False) -> None:
     )
     if problems:
         raise InputError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {uri}")
+
+
+@app.command("pack")
+def pack_data(
+    uri: Annotated[str, typer.Argument(help="Refer-KITTI data set: a folder or s3://.")],
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="An empty or new folder, or s3://.")],
+    frame_px: Annotated[
+        int | None, typer.Option(help="Shrink frames to this longest side, in pixels; default: leave them as they are.")
+    ] = None,
+    shard_mb: Annotated[float, typer.Option(help="Size of a file of frames.")] = 128,
+    group_mb: Annotated[float, typer.Option(help="Size of what is read together.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Pack frames into large files for object storage. Use OUT like the data set; run again to go on after a stop."""
+    from ..datasets.pack import Packing, pack
+
+    packing = Packing(frame_px=frame_px, shard_mb=shard_mb, group_mb=group_mb)
+    found = pack(Store(uri), Store(folder), packing, tell)
+    said = f"{found['frames']} frames, {found['mb']:.1f} MB in {found['shards']} shards, {found['s']:.1f} s"
+    show({"uri": Store(folder).uri, "source": uri, **found}, as_json, f"{Store(folder).uri}: {said}")
 
 
 @app.command("labels")

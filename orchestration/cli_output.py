@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datasets.problems import InputError
+from ..datasets.store import is_disk_full
 
 if TYPE_CHECKING:
     from .ledger import Ledger
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Name = Annotated[str, typer.Argument(help="Name of the sweep.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: override a field of the spec; repeatable.")]
 Storage = Annotated[str, typer.Option(help="Folder or s3:// that holds sweeps.")]
 
 # a table that is not on a terminal is not squeezed into 80 columns
@@ -26,6 +31,31 @@ err = Console(stderr=True)
 
 class WorkFailedError(Exception):
     """The command did what it could, and that was not enough: exit code 1."""
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Does a command's work and says what went wrong; 0 done, 1 the work failed, 2 bad input."""
+    try:
+        work()
+    except SystemExit as error:  # how typer ends
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except InputError as error:
+        return _end(str(error), 2)
+    except WorkFailedError as error:
+        return _end(str(error), 1)
+    except KeyboardInterrupt:
+        return _end("interrupted", 1)
+    except Exception as error:  # noqa: BLE001  the last word on any error
+        if is_disk_full(error):
+            return _end(f"no space left on the disk: {error}", 2)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(message: str, code: int) -> int:
+    say(message)
+    return code
 
 
 def say(message: str) -> None:

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..datasets.problems import InputError
-from .cli_output import Json, Storage, WorkFailedError, ledger_url, open_ledger, say, show, table
+from . import cli_jobs
+from .cli_jobs import Cluster, Insecure
+from .cli_output import Json, Name, Sets, Storage, WorkFailedError, ledger_url, open_ledger, say, show, table
 
 if TYPE_CHECKING:
     from .ledger import Ledger
     from .sweep import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="Run, watch, resume and stop sweeps.")
+app.command("submit")(cli_jobs.submit)
+app.command("logs")(cli_jobs.logs)
 
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the live table.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: override a field of the spec; repeatable.")]
 LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Default: <storage>/ledger.db.")]
-Name = Annotated[str, typer.Argument(help="Name of the sweep.")]
 
 
 @contextlib.contextmanager
@@ -44,7 +46,7 @@ def sweep_run(spec: str, sets: Sets = None, plain: Plain = False, as_json: Json 
         from . import sweep
 
         outcome = sweep.run(make_spec(content, spec), connected, plain=plain or None)
-    _report(outcome, as_json)
+    report(outcome, as_json)
 
 
 @app.command("resume")
@@ -70,25 +72,44 @@ def sweep_resume(
         spec = sweep.stored_spec(record, [*(sets or ()), *more])
         record.close()
         outcome = sweep.run(spec, connected, plain=plain or None, retry_failed=retry_failed, resuming=True)
-    _report(outcome, as_json)
+    report(outcome, as_json)
 
 
 @app.command("status")
 def sweep_status(
-    name: Name, storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False
+    name: Name,
+    storage: Storage = "./refsweep-out",
+    ledger: LedgerUrl = None,
+    cluster: Cluster = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
 ) -> None:
-    """Say how a sweep stands."""
+    """Say how a sweep stands, what it has used and what it will."""
+    if cluster is not None:
+        cli_jobs.status(name, cluster, insecure, as_json)
+        return
+    from .budget import lines
     from .status import status
     from .view import summary
 
     record = open_ledger(name, storage, ledger)
     found = status(record)
-    show(found, as_json, summary(record, record.attributes["spec"], found["state"]), *_halt_lines(record))
+    shown = summary(record, record.attributes["spec"], found["state"])
+    show(found, as_json, shown, *lines(found["budget"]), *_halt_lines(record))
 
 
 @app.command("list")
-def sweep_list(storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False) -> None:
-    """List the sweeps of a ledger."""
+def sweep_list(
+    storage: Storage = "./refsweep-out",
+    ledger: LedgerUrl = None,
+    cluster: Cluster = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """List the sweeps of a ledger, or the jobs of a cluster."""
+    if cluster is not None:
+        cli_jobs.list_jobs(cluster, insecure, as_json)
+        return
     from .status import list_sweeps
 
     found = list_sweeps(ledger_url(storage, ledger))
@@ -97,9 +118,17 @@ def sweep_list(storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as
 
 @app.command("stop")
 def sweep_stop(
-    name: Name, storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False
+    name: Name,
+    storage: Storage = "./refsweep-out",
+    ledger: LedgerUrl = None,
+    cluster: Cluster = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
 ) -> None:
     """Ask a running sweep to write checkpoints and stop."""
+    if cluster is not None:
+        cli_jobs.stop(name, cluster, insecure, as_json)
+        return
     from . import sweep
 
     state = sweep.stop(open_ledger(name, storage, ledger))
@@ -132,20 +161,24 @@ def sweep_sync(
 
 
 def _halt_lines(record: Ledger) -> list[str]:
+    if record.attributes.get("spent"):
+        return [f"[yellow]stopped:[/yellow] {record.attributes['spent']}"]
     if not record.attributes.get("halted"):
         return []
     failure = record.attributes.get("halted_with") or {}
     return [f"[red]halted:[/red] {record.attributes['halted']}", str(failure.get("traceback", ""))]
 
 
-def _report(outcome: Outcome, as_json: bool) -> None:
+def report(outcome: Outcome, as_json: bool) -> None:
+    """Shows how a driver's run ended. Raises WorkFailedError or InputError when that is no success."""
+    from .budget import lines as budget_lines
     from .status import status
     from .view import summary
 
     record = outcome.ledger
     found = status(record)
     spec = record.attributes["spec"]
-    lines: list[Any] = [summary(record, spec, outcome.state)]
+    lines: list[Any] = [summary(record, spec, outcome.state), *budget_lines(found["budget"])]
     if outcome.behind:
         lines.append(f"MLflow is behind ({outcome.behind}): `refsweep sweep sync {record.sweep}` sends the rest")
     show({**found, "state": outcome.state}, as_json, *lines, *_halt_lines(record))
@@ -154,6 +187,9 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         message = f"sweep {record.sweep} halted: {outcome.cause}"
         raise InputError(message) if outcome.bad_input else WorkFailedError(message)
     if outcome.state == "stopped":
+        if outcome.cause:
+            larger = f"`refsweep sweep resume {record.sweep} --set budget.NAME=MORE` goes on"
+            raise WorkFailedError(f"sweep {record.sweep} stopped: {outcome.cause}; {larger}")
         raise WorkFailedError(f"sweep {record.sweep} stopped: `refsweep sweep resume {record.sweep}` goes on")
     if found["best"] is None:
         raise WorkFailedError(f"no trial of sweep {record.sweep} was completed")

@@ -20,12 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 from ..datasets.problems import InputError
 from ..datasets.store import Store
 from ..trainables.checkpoints import Checkpoint, Checkpoints
+from .budget import SPENT, Budget
 from .failures import Failure, decide
 from .ledger import Ledger, failure_entry, failures_of
 from .messages import Assignment, Report
-from .pruning import should_prune
+from .pruning import judges, should_prune
 from .sampling import Held, Space, make_sampler
 from .spec import SweepSpec
+from .usage import USAGE, devices_of
 
 
 class Next(Enum):
@@ -57,17 +59,21 @@ class Driver:
         slots: int = 1,
         gpus: float = 0.0,
         changed: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`changed` hears the number of every trial whose record has changed."""
+        """`gpus` are one worker's; `changed` hears the number of every trial whose record has changed; `clock` gives
+        seconds since 1970."""
         self.spec, self.ledger, self.space = spec, ledger, space
         self.posthoc, self.data, self.fingerprint = dict(posthoc), data, fingerprint
         self.slots, self.gpus, self.changed = slots, gpus, changed
+        self.pruning = spec.pruning
         self.live: dict[int, int] = {}  # number -> attempt
         self.halted: str | None = ledger.attributes.get("halted")
         self.stopping = False
+        self.waits_for: str | None = None  # nodes, in words
         self._waiting: deque[int] = deque(t.number for t in ledger.running())
         self._progressed: set[int] = set()
-        self._started_s = time.monotonic()
+        self.budget = Budget(spec.budget, ledger, devices_of(spec.resources, gpus), slots, clock)
 
     # -- what to run -------------------------------------------------------------------------------------
 
@@ -75,32 +81,32 @@ class Driver:
         """The next trial to start. Raises LeaseTakenError when another driver has taken over."""
         if not self.ledger.still_ours():
             return Next.WAIT
-        while not (self.halted or self.stopping):
+        while not self.must_stop():
             if self._waiting:
                 taken = self._take_up(self._waiting.popleft())
                 if taken is not None:
                     return taken
                 continue
-            if self._may_ask():
-                return self._ask()
-            break
+            if self.ledger.searched() >= self.spec.planned_trials:
+                break
+            return self._ask()
         return Next.WAIT if self.live else Next.FINISHED
 
-    def _may_ask(self) -> bool:
-        return self.ledger.searched() < self.spec.planned_trials and self.budget_left() > 0
+    def must_stop(self) -> bool:
+        """Whether no trial may start, and live ones are to write a checkpoint and end. Ask often: here a spent
+        budget is noticed."""
+        if not self.stopping and not self.halted and self._work_left():
+            spent = self.budget.spent()
+            if spent is not None:
+                self.stopping = True
+                self.ledger.set_attribute(SPENT, spent)
+        return self.stopping or self.halted is not None
 
-    def budget_left(self) -> float:
-        """The share of the tightest budget that is left, 0..1; 1 without one."""
-        budget = self.spec.budget
-        hours = sum(float(t.user_attrs.get("seconds", 0.0)) for t in self.ledger.trials) / 3600
-        used = [
-            (budget.gpu_hours, hours * self.gpus),
-            (budget.cpu_hours, hours * self.spec.resources.cpus_per_worker),
-            (budget.wall_hours, (time.monotonic() - self._started_s) / 3600),
-        ]
-        return min((max(0.0, 1 - spent / limit) for limit, spent in used if limit is not None), default=1.0)
+    def _work_left(self) -> bool:
+        return bool(self.live or self._waiting) or self.ledger.searched() < self.spec.planned_trials
 
     def _ask(self) -> Assignment:
+        self.budget.begin()
         search = self.spec.search
         number = len(self.ledger.trials)
         sampler = make_sampler(
@@ -114,7 +120,12 @@ class Driver:
         made = self.ledger.ask(
             sampler,
             lambda trial: self.space(Held(trial, self.spec.fixed)),
-            lambda fields: {"config": self.config_of(fields), "attempt": 1, "data": self.fingerprint},
+            lambda fields: {
+                "config": self.config_of(fields),
+                "attempt": 1,
+                "data": self.fingerprint,
+                USAGE: self.budget.first(),
+            },
         )
         assert made.number == number
         self.changed(number)
@@ -126,6 +137,7 @@ class Driver:
 
     def _take_up(self, number: int) -> Assignment | None:
         """A trial that was left RUNNING, or is to be tried again. None when its record says that it is over."""
+        self.budget.begin()
         trial = self.ledger.trials[number]
         if self._finish_what_failed(trial):
             return None
@@ -137,6 +149,7 @@ class Driver:
         if newest is not None and self._replay(number, newest) is Verdict.END:
             return None
         self.ledger.note(number, "attempt", int(trial.user_attrs["attempt"]) + 1)
+        self.budget.again(number, newest.history if newest is not None else ())
         self.changed(number)
         return self._start(self.ledger.trials[number])
 
@@ -159,6 +172,7 @@ class Driver:
     def _start(self, trial: FrozenTrial) -> Assignment:
         attempt = int(trial.user_attrs["attempt"])
         self.live[trial.number] = attempt
+        self.budget.started(trial.number)
         self._progressed.discard(trial.number)
         objectives = self.spec.objectives
         return Assignment(
@@ -172,6 +186,7 @@ class Driver:
             storage=f"{self.spec.storage.rstrip('/')}/{self.spec.name}",
             best=(objectives[0].metric, objectives[0].mode) if len(objectives) == 1 else None,
             stream=self.spec.stream,
+            workers=self.spec.resources.worker_range,
             cpus=self.spec.resources.cpus_per_worker,
             gpus=self.gpus,
         )
@@ -193,12 +208,17 @@ class Driver:
             return self.on_failure(number, report.attempt, report.failure)
         if report.stopped:
             self.stopping = True  # the trial has seen the mark before us: a trial asked for now would lack its result
-            del self.live[number]
+            self._leaves(number)
             return Verdict.END
         verdict = self._take(number, report.entries, report.final)
         if verdict is Verdict.END:
-            self.live.pop(number, None)
+            self._leaves(number)
         return verdict
+
+    def _leaves(self, number: int) -> None:
+        """A trial's attempt is over."""
+        self.live.pop(number, None)
+        self.budget.left(number)
 
     def _take(self, number: int, entries: Sequence[Mapping[str, Any]], final: bool, *, judged: bool = False) -> Verdict:
         """Writes epochs in order and judges the newest: a trial trains on only after those before were judged, and
@@ -216,9 +236,7 @@ class Driver:
             if epoch not in reported:
                 self.ledger.report(number, epoch, values)
                 self.changed(number)
-            others = {t.number: t.intermediate_values for t in self.ledger.trials}
-            judge = entry is entries[-1] and not judged
-            if judge and should_prune(self.spec.pruning, number, epoch, others):
+            if entry is entries[-1] and not judged and self._is_hopeless(number, epoch):
                 self._end(number, TrialState.PRUNED, values, entries, cause=f"pruned after epoch {epoch}")
                 return Verdict.END
         if not final:
@@ -228,6 +246,12 @@ class Driver:
             raise InputError(f"trial {number} ended without {', '.join(o.metric for o in self.spec.objectives)}")
         self._end(number, TrialState.COMPLETE, values, entries)
         return Verdict.END
+
+    def _is_hopeless(self, number: int, epoch: int) -> bool:
+        if not judges(self.pruning, epoch):
+            return False
+        values = {t.number: t.intermediate_values for t in self.ledger.trials}
+        return should_prune(self.pruning, number, epoch, values)
 
     def _values(self, entry: Mapping[str, Any]) -> list[float] | None:
         """The objectives of an epoch, None where it was not evaluated."""
@@ -239,7 +263,7 @@ class Driver:
         """An attempt ended early: an exception, a lost or hung worker."""
         if self.live.get(number) != attempt:
             return Verdict.END
-        del self.live[number]
+        self._leaves(number)
         before = failures_of(self.ledger.trials[number])
         retries = sum(f["action"] == "retry" for f in before)
         action = decide(failure, retries, self.spec.retry.max_retries, number in self._progressed)
@@ -301,17 +325,17 @@ class Driver:
         *,
         cause: str | None = None,
     ) -> None:
-        """What is known of a finished trial, then its end. Every write may be repeated."""
-        self.live.pop(number, None)
-        if cause is not None:
-            self.ledger.note(number, "cause", cause)
+        """A trial's end and what is known of it then, in one write, which may be repeated."""
+        self._leaves(number)
         newest = self.checkpoints(number).newest(verify=False)
+        history = newest.history if newest is not None else []
+        notes: dict[str, Any] = {USAGE: self.budget.closing(number, history)}
+        if cause is not None:
+            notes["cause"] = cause
         if newest is not None:
-            history = newest.history
-            self.ledger.note(number, "checkpoint", str(newest.name).rpartition(".")[0])
-            self.ledger.note(number, "setting", dict(history[-1]["setting"]) if history else {})
-            self.ledger.note(number, "seconds", sum(float(h["seconds"]) for h in history))
-        self.ledger.tell(number, state, values)
+            notes["checkpoint"] = str(newest.name).rpartition(".")[0]
+            notes["setting"] = dict(history[-1]["setting"]) if history else {}
+        self.ledger.tell(number, state, values, notes)
         self.changed(number)
 
     def retry_failed(self) -> list[int]:
@@ -336,8 +360,9 @@ def run_inline(driver: Driver) -> None:
         assignment = driver.next()
         if isinstance(assignment, Next):
             assert assignment is Next.FINISHED, "a trial is live that nobody runs"
+            driver.budget.end()
             return
-        run = TrialRun(assignment, shelf)
+        run = TrialRun(assignment, shelf, driver.must_stop)
         try:
             while driver.on_report(run.next_report()) is Verdict.GO_ON:
                 pass

@@ -12,57 +12,31 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import RayError
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ..datasets.problems import InputError
 from ..datasets.store import Store
 from .driver import Driver, Next, Verdict
-from .failures import Failure
+from .failures import Failure, first_line, lost_worker
+from .job_secrets import looks_secret
 from .messages import STOP_MARK, report_from_text
+from .resources import remove_orphaned_placement_groups, room
 from .spec import SweepSpec
 from .trial import TuneTrial
 
 log = logging.getLogger(__name__)
 STOP_GRACE_S = 60.0  # for trials to write a checkpoint before they are ended
-
-
-@dataclass(frozen=True, slots=True)
-class Machines:
-    """What Ray offers, and how many trials fit."""
-
-    cpus: int
-    gpus: float
-    nodes: int
-    gpus_per_trial: float
-    slots: int
-
-
-def machines(spec: SweepSpec) -> Machines:
-    """What the cluster has for this spec. Raises InputError with the arithmetic when it can't run one trial."""
-    have = ray.cluster_resources()
-    cpus, gpus = int(have.get("CPU", 0)), float(have.get("GPU", 0))
-    need = spec.resources
-    per_worker = need.gpus_per_worker if need.gpus_per_worker is not None else (1.0 if gpus else 0.0)
-    per_trial = per_worker / need.trials_per_gpu
-    kept = 1 if spec.stream == "ray" and cpus > 1 else 0  # Ray Data's readers need a CPU of their own
-    by_cpu = (cpus - kept) // need.cpus_per_worker
-    by_gpu = int(gpus / per_trial + 1e-9) if per_trial else by_cpu
-    fits = min(by_cpu, by_gpu)
-    if fits < 1:
-        raise InputError(
-            f"resources: a trial needs {need.cpus_per_worker} CPUs and {per_trial:g} GPUs, the cluster has {cpus} CPUs "
-            f"({kept} kept for the stream) and {gpus:g} GPUs"
-        )
-    wanted = fits if need.max_concurrent == "auto" else min(fits, need.max_concurrent)
-    return Machines(cpus, gpus, len(ray.nodes()), per_trial, wanted)
+LOOK_S = 0.5  # how often hangs and requests to stop are looked for
+DEAF_S = 5.0  # the driver was busy with something else for longer than it may
+COUNT_S = 5.0  # how often the cluster's nodes are counted
 
 
 class _NotKept:
@@ -144,7 +118,8 @@ class _Bridge:
         self._spoke_s: dict[str, float] = {}
         self._hung: set[str] = set()
         self._end_s: float | None = None
-        self._looked_s = 0.0
+        self._looked_s = time.monotonic()
+        self._counted_s = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
         if len(self.driver.live) >= self.driver.slots:
@@ -167,44 +142,58 @@ class _Bridge:
     def lost(self, trial: Any) -> None:
         """The trial's actor is gone."""
         number, attempt = self._of[trial.trial_id]
-        error = trial.get_error() if hasattr(trial, "get_error") else None
         if trial.trial_id in self._hung:
             failure = Failure("hang", f"silent for {self.driver.spec.retry.hang_s:g} s, killed")
-        elif isinstance(error, OutOfMemoryError):
-            failure = Failure("out_of_memory", _first_line(error))
         else:
-            failure = Failure("lost", f"the worker was lost: {_first_line(error)}")
+            failure = lost_worker(_said_of(trial))
         self.driver.on_failure(number, attempt, failure)
         self.ticked()
 
     def tick(self, trials: list[Any]) -> None:
         now = time.monotonic()
-        if now - self._looked_s < 0.5:
+        if now - self._looked_s < LOOK_S:
             return
-        self._looked_s = now
+        since, self._looked_s = now - self._looked_s, now
+        if since > DEAF_S:  # the ledger was away: what trials said meanwhile has not been heard
+            self._spoke_s = {trial: spoke + since for trial, spoke in self._spoke_s.items()}
         for trial in trials:
-            if trial.status != "RUNNING" or trial.trial_id in self._hung:
+            # an actor can hang before its trial runs, too: while it is reset for it
+            actor = trial.temporary_state.ray_actor
+            if actor is None or trial.is_finished() or trial.trial_id in self._hung:
                 continue
             silent_s = now - self._spoke_s.setdefault(trial.trial_id, now)
             if silent_s > self.driver.spec.retry.hang_s:
-                actor = trial.temporary_state.ray_actor
-                if actor is not None:
-                    self._hung.add(trial.trial_id)
-                    ray.kill(actor)
-        if (self.stop_asked() or self.driver.halted) and self._end_s is None:
+                self._hung.add(trial.trial_id)
+                ray.kill(actor)
+        if now - self._counted_s > COUNT_S:
+            self._counted_s = now
+            self._count()
+        self.driver.budget.beat()
+        if (self.stop_asked() or self.driver.must_stop()) and self._end_s is None:
             self.driver.stopping = True
             self._end_s = now + STOP_GRACE_S
             with contextlib.suppress(OSError):  # a full disk: trials end without a checkpoint of this epoch
                 sweep_folder(self.driver.spec).write(STOP_MARK, b"")
         self.ticked()
 
+    def _count(self) -> None:
+        """Nodes come and go: so do the trials that fit."""
+        found = room(self.driver.spec)
+        self.driver.slots = found.slots
+        self.driver.waits_for = None if found.slots else found.arithmetic
+        if self.driver.spec.resources.worker_range != (1, 1):
+            remove_orphaned_placement_groups()
+
     def over(self) -> bool:
         return self._end_s is not None and (not self.driver.live or time.monotonic() > self._end_s)
 
 
-def _first_line(error: object) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _said_of(trial: Any) -> str:
+    """Ray's text on why a trial's actor is gone: Tune keeps it in a file, under a line of its own."""
+    try:
+        return Path(trial.error_file).read_text().partition("\n")[2]
+    except (OSError, TypeError):
+        return ""
 
 
 def sweep_folder(spec: SweepSpec) -> Store:
@@ -213,25 +202,30 @@ def sweep_folder(spec: SweepSpec) -> Store:
 
 
 @contextlib.contextmanager
-def _tunes_settings(slots: int) -> Iterator[None]:
-    """Tune without loggers, without its own state on disk and without its Ctrl-C."""
+def _tunes_settings() -> Iterator[None]:
+    """Tune without loggers, without its own state on disk, without its Ctrl-C, and without secrets: it copies the
+    driver's AWS keys into its actors' runtime environment, which Ray logs on every host."""
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "TUNE_MAX_PENDING_TRIALS_PG": str(slots),  # with a searcher 1 by default: actors would start in a row
+        "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # with a searcher 1 by default: actors would start in a row
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    copied = class_cache.ENV_VARS_TO_PROPAGATE
+    secret = {name for name in copied if looks_secret(name)}
+    copied -= secret
     level = logging.getLogger("ray.tune").level
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         logging.getLogger("ray.tune").setLevel(level)
+        copied |= secret
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
@@ -239,9 +233,12 @@ def _tunes_settings(slots: int) -> Iterator[None]:
 def run_on_tune(driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
     """Runs a sweep to its end, or until `stop_asked`. Ray must be connected."""
     bridge = _Bridge(driver, stop_asked, ticked)
-    resources = {"cpu": driver.spec.resources.cpus_per_worker, "gpu": driver.gpus}
+    need = driver.spec.resources
+    # an actor that only holds workers needs nothing, but Tune refuses nothing
+    several = {"cpu": 0, "memory": 64 * 2**20}
+    resources = {"cpu": need.cpus_per_worker, "gpu": driver.gpus} if need.worker_range == (1, 1) else several
     sweep_folder(driver.spec).delete(STOP_MARK)
-    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings(driver.slots):
+    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings():
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, resources),
             tune_config=tune.TuneConfig(
@@ -260,5 +257,8 @@ def run_on_tune(driver: Driver, stop_asked: Callable[[], bool], ticked: Callable
         try:
             tuner.fit()
         except RayError as error:
-            log.warning("Ray ended the sweep: %s", _first_line(error))
+            log.warning("Ray ended the sweep: %s", first_line(error))
             raise
+        finally:
+            if need.worker_range != (1, 1):
+                remove_orphaned_placement_groups()

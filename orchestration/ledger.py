@@ -5,21 +5,25 @@ values and state, and as attributes its Config fields, attempt, checkpoint, MLfl
 compute-seconds; and of the sweep its spec, its data's fingerprint and its state. One driver a sweep holds the
 lease and is the only writer; readers need none.
 
-Every write goes through `Ledger._write`: it is retried after a lost connection, and tests crash there.
+Every write goes through `Ledger._write`: it is retried after a lost connection, and tests crash there. What a driver
+reads waits likewise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import logging
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import optuna
@@ -34,11 +38,21 @@ from ..datasets.store import is_disk_full
 from .failures import Failure
 from .lease import FileLease, Lease, LeaseTakenError, PostgresLease
 from .places import check_url, sqlite_path
+from .records import Records, as_stored, plain
 from .sampling import Space, ask, quiet
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-RETRY_S = 120.0  # how long a write waits for a database that is away
+RETRY_S = 120.0  # how long a driver waits for a database that is away
+# libpq waits for ever for a server that takes connections and says nothing, and a quarter of an hour for one whose
+# host is gone
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 class UnknownSweepError(InputError):
@@ -47,7 +61,7 @@ class UnknownSweepError(InputError):
 
 def _open_storage(url: str, *, create: bool) -> RDBStorage:
     path = sqlite_path(check_url(url))
-    options: dict[str, Any] = {"pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": PATIENCE}
     if path is not None:
         if not path.exists() and not create:
             raise UnknownSweepError(f"no ledger at {path}")
@@ -104,6 +118,7 @@ class Ledger:
         self.url, self.sweep = url, sweep
         self._storage, self._study_id = storage, study_id
         self._lease: Lease | None = None
+        self._holder = 0  # the thread that took it, the only one to take it again
         self.directions: list[StudyDirection] = list(storage.get_study_directions(study_id))
         self.refresh()
 
@@ -157,14 +172,16 @@ class Ledger:
     def refresh(self) -> None:
         """Reads everything anew."""
         self.attributes: dict[str, Any] = dict(self._storage.get_study_user_attrs(self._study_id))
-        self.trials: list[FrozenTrial] = self._storage.get_all_trials(self._study_id)
+        self.trials: list[FrozenTrial] = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        self._records = Records(self._storage, self._study_id, self.trials)
+        self._searched = self._counted = 0
 
     # -- lease -------------------------------------------------------------------------------------------
 
     def take_lease(self) -> None:
         """Becomes the sweep's only driver. Raises LeaseTakenError when there is one."""
         try:
-            self._lease = self._acquire()
+            self._lease, self._holder = self._acquire(), threading.get_ident()
         except LeaseTakenError:
             raise self._taken() from None
         self.refresh()
@@ -208,7 +225,10 @@ class Ledger:
 
     def _write(self, what: Callable[[], T]) -> T:
         """The only door to the database for writing. Waits for a database that is away."""
-        until = time.monotonic() + RETRY_S
+        return self._patiently(what)
+
+    def _patiently(self, what: Callable[[], T]) -> T:
+        until, told = time.monotonic() + RETRY_S, False
         while True:
             try:
                 return what()
@@ -218,14 +238,20 @@ class Ledger:
                     raise InputError(f"no space left on the disk of {path}") from error
                 if time.monotonic() > until:
                     raise
-                log.warning("the ledger is away, trying again: %s", _first_line(error))
+                if not told:
+                    log.warning("the ledger is away, trying again for %g s: %s", RETRY_S, _first_line(error))
+                told = True
                 time.sleep(1.0)
-                if self._lease is not None:
+                # another thread's snapshot would be older than what the driver's has written meanwhile
+                if self._lease is not None and threading.get_ident() == self._holder:
                     self.still_ours()
+
+    def _stored(self, trial_id: int) -> FrozenTrial:
+        return self._patiently(lambda: self._storage.get_trial(trial_id))
 
     def set_attribute(self, key: str, value: Any) -> None:
         """An attribute of the sweep."""
-        self._write(lambda: self._storage.set_study_user_attr(self._study_id, key, value))
+        self._write(lambda: self._records.set_attribute(key, value))
         self.attributes[key] = value
 
     def ask(
@@ -239,16 +265,18 @@ class Ledger:
 
     def _create(self, template: FrozenTrial) -> FrozenTrial:
         number = len(self.trials)
-
-        def create() -> None:
-            # after a lost connection the trial may be there already: then its number is taken
-            if self._storage.get_n_trials(self._study_id) == number:
-                self._storage.create_new_trial(self._study_id, template_trial=template)
-
-        self._write(create)
-        if len(self.trials) == number:  # not yet read anew
-            made_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-            self.trials.append(self._storage.get_trial(made_id))
+        made_id = self._write(lambda: self._records.create(template, number))
+        if len(self.trials) > number:  # read anew, after a lost connection
+            return self.trials[number]
+        if made_id is not None:
+            self.trials.append(as_stored(template, number, made_id))
+        else:  # made before, and the answer was lost
+            found_id = self._patiently(
+                lambda: self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+            )
+            found = self._stored(found_id)
+            if len(self.trials) == number:
+                self.trials.append(found)
         return self.trials[number]
 
     def succeed(self, failed: FrozenTrial) -> FrozenTrial:
@@ -266,9 +294,9 @@ class Ledger:
 
     def note(self, number: int, key: str, value: Any) -> None:
         """An attribute of a trial."""
-        trial = self.trials[number]
+        trial, value = self.trials[number], plain(value)
         if trial.user_attrs.get(key) != value:
-            self._write(lambda: self._storage.set_trial_user_attr(trial._trial_id, key, value))
+            self._write(lambda: self._records.note(trial._trial_id, key, value))
             self.trials[number].user_attrs[key] = value
 
     def report(self, number: int, epoch: int, values: Sequence[float]) -> None:
@@ -277,7 +305,7 @@ class Ledger:
             self.note(number, f"values:{epoch:04d}", list(values))
             return
         trial = self.trials[number]
-        self._write(lambda: self._storage.set_trial_intermediate_value(trial._trial_id, epoch, float(values[0])))
+        self._write(lambda: self._records.report(trial._trial_id, epoch, float(values[0])))
         self.trials[number].intermediate_values[epoch] = float(values[0])
 
     def reported(self, number: int) -> set[int]:
@@ -292,23 +320,39 @@ class Ledger:
         trial = self.trials[number]
         key = f"constraints:{name}"
         if key not in trial.system_attrs:
-            self._write(lambda: self._storage.set_trial_system_attr(trial._trial_id, key, 1.0))
+            self._write(lambda: self._records.mark(trial._trial_id, key, 1.0))
             self.trials[number].system_attrs[key] = 1.0
 
-    def tell(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
-        """Ends a trial. Telling again what is stored is fine: the first answer may have been lost."""
+    def tell(
+        self,
+        number: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        notes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Ends a trial, with its last attributes. Telling again what is stored is fine: the first answer may have
+        been lost."""
         trial = self.trials[number]
+        told = [float(v) for v in values] if values is not None else None
+        known, at = plain(dict(notes)), datetime.now()
 
-        def write() -> None:
+        def write() -> FrozenTrial | None:
             try:
-                self._storage.set_trial_state_values(trial._trial_id, state, values)
+                self._records.end(trial._trial_id, state, told, known, at)
             except UpdateFinishedTrialError:
                 stored = self._storage.get_trial(trial._trial_id)
-                if (stored.state, stored.values) != (state, list(values) if values is not None else None):
+                if (stored.state, stored.values) != (state, told):
                     raise
+                return stored
+            return None
 
-        self._write(write)
-        self.trials[number] = self._storage.get_trial(trial._trial_id)
+        stored = self._write(write)
+        if stored is None:
+            stored = copy.copy(self.trials[number])
+            stored.state, stored.datetime_complete = state, at
+            stored.values = told
+            stored.user_attrs = {**stored.user_attrs, **known}
+        self.trials[number] = stored
 
     def run_id(self, number: int) -> str | None:
         """The MLflow run of a trial. An attribute of the sweep: a finished trial takes none, and MLflow may have been
@@ -324,7 +368,10 @@ class Ledger:
 
     def searched(self) -> int:
         """How many trials count against `search.trials`: all but successors."""
-        return sum("retry_of" not in t.user_attrs for t in self.trials)
+        while self._counted < len(self.trials):  # trials are added at the end, and none becomes a successor later
+            self._searched += "retry_of" not in self.trials[self._counted].user_attrs
+            self._counted += 1
+        return self._searched
 
     def best(self) -> FrozenTrial | None:
         """The best finished trial; with several objectives, the first of the Pareto front by the first one."""

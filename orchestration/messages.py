@@ -26,7 +26,8 @@ class Assignment:
     storage: str  # of the sweep
     best: tuple[str, str] | None  # metric and mode whose best checkpoint is kept
     stream: str
-    cpus: int
+    workers: tuple[int, int]  # at least, at most
+    cpus: int  # of each worker
     gpus: float
 
 
@@ -40,6 +41,8 @@ class Report:
     final: bool = False
     stopped: bool = False  # asked to, after a checkpoint
     failure: Failure | None = None
+    started: bool = False  # its workers have
+    waiting: str | None = None  # what for, before that
 
 
 def report_as_text(report: Report) -> str:

@@ -31,13 +31,20 @@ class Pruning:
 
 def should_prune(how: Pruning, number: int, epoch: int, trials: Mapping[int, Values]) -> bool:
     """Whether trial `number` ends after `epoch`, given the values of all trials, its own included."""
-    if how.kind == "none" or epoch < how.min_epochs or epoch >= how.max_epochs:
+    if not judges(how, epoch):
         return False
     if how.kind == "median":
         return _median(how, number, epoch, trials)
     if how.kind == "hyperband":
         return _hyperband(how, number, epoch, trials)
     return _asha(how, number, epoch, trials, how.min_epochs)
+
+
+def judges(how: Pruning, epoch: int) -> bool:
+    """Whether any trial may end after `epoch`, whatever the values are: if not, nobody need gather them."""
+    if how.kind == "none" or epoch < how.min_epochs or epoch >= how.max_epochs:
+        return False
+    return how.kind == "median" or epoch in rungs(how.min_epochs, how.max_epochs, how.eta)
 
 
 def rungs(min_epochs: int, max_epochs: int, eta: int) -> list[int]:

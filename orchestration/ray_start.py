@@ -49,8 +49,17 @@ def ray_in_background() -> Iterator[Callable[[], None]]:
 def _connect() -> None:
     import ray
 
+    _say_on_stderr()
     address = os.environ.get("RAY_ADDRESS", "local")
     own = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))} if address == "local" else {}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+
+
+def _say_on_stderr() -> None:
+    """Ray prints on stdout, where results belong, that a worker was lost."""
+    from ray._private import worker
+
+    say = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, **options: say({**data, "is_err": True}, **options)

@@ -64,11 +64,12 @@ class Search(_Part):
 class Resources(_Part):
     """What a trial gets."""
 
-    workers: int = Field(1, ge=1)
+    workers: int | tuple[int, int] = 1  # of a trial; [least, most]: as many as there is room for
     gpus_per_worker: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs, else 0
     cpus_per_worker: int = Field(1, ge=1)
     trials_per_gpu: int = Field(1, ge=1)
     max_concurrent: int | Literal["auto"] = "auto"
+    wait_s: float = Field(0.0, ge=0)  # for nodes to come when not one trial fits
 
     @field_validator("max_concurrent", mode="before")
     @classmethod
@@ -77,20 +78,27 @@ class Resources(_Part):
             raise ValueError(f"must be >= 1 or auto, got {value!r}")
         return value
 
-    @field_validator("workers")
+    @field_validator("workers", mode="before")
     @classmethod
-    def _one_worker(cls, value: int) -> int:
-        if value > 1:
-            raise ValueError(f"must be 1: trials of several workers come with the cluster, got {value}")
-        return value
+    def _a_number_or_a_range(cls, value: Any) -> Any:
+        both = tuple(value) if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+        if any(type(n) is not int for n in both) or not 1 <= both[0] <= both[1]:
+            raise ValueError(f"must be a number >= 1, or [least, most] with 1 <= least <= most, got {value!r}")
+        return both[0] if both[0] == both[1] else both
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """At least, at most."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
 class Budget(_Part):
-    """When to stop asking for trials; finished, failed and repeated attempts count alike."""
+    """When to stop: no trial is asked for, live ones write a checkpoint and end. All attempts count alike, finished,
+    failed, repeated and running ones."""
 
     gpu_hours: float | None = Field(None, gt=0)
     cpu_hours: float | None = Field(None, gt=0)  # for clusters without a GPU
-    wall_hours: float | None = Field(None, gt=0)  # of one driver
+    wall_hours: float | None = Field(None, gt=0)  # while a driver runs, over all resumes
 
 
 class Retry(_Part):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import TrialState
 
+from .budget import outlook
 from .ledger import Ledger, UnknownSweepError, failures_of, sweeps_in
 
 
@@ -39,6 +41,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
             for t in ledger.trials
         ],
         "best": best.number if best else None,
+        "budget": outlook(ledger, time.time() if ledger.has_driver() else None),
     }
 
 

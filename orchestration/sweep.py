@@ -15,6 +15,8 @@ from typing import Any
 from ..datasets.problems import InputError
 from ..datasets.store import Store
 from ..trainables.checkpoints import Checkpoints
+from .budget import SPENT
+from .cli_output import tell
 from .data import prepare_data
 from .driver import Driver
 from .ledger import Ledger
@@ -34,7 +36,7 @@ class Outcome:
     """How a run of a driver ended."""
 
     state: str  # finished, stopped, halted
-    cause: str | None  # of a halt
+    cause: str | None  # of a halt, or the budget that is spent
     bad_input: bool  # the halt is the input's or the disk's fault
     behind: str | None  # why MLflow lacks something
     ledger: Ledger
@@ -61,9 +63,11 @@ def run(
     plain: bool | None = None,
     retry_failed: bool = False,
     resuming: bool = False,
+    begun: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Starts a sweep, or goes on with it. `connected` waits for Ray. Raises InputError before anything has started."""
-    from . import executor
+    """Starts a sweep, or goes on with it. `connected` waits for Ray; `begun` is called once nothing can be refused any
+    more. Raises InputError before anything has started."""
+    from . import resources
 
     spec = settle(spec)
     module_space = search_space(spec.trainable)
@@ -79,7 +83,7 @@ def run(
         _compare(ledger, spec)
         _same_data(ledger, mark)
         connected()
-        machines = executor.machines(spec)
+        found = resources.wait_for_room(spec, tell)
         driver = Driver(
             spec,
             ledger,
@@ -87,9 +91,10 @@ def run(
             posthoc=module_space.POSTHOC,
             data=data,
             fingerprint=mark,
-            slots=machines.slots,
-            gpus=machines.gpus_per_trial,
+            slots=found.slots,
+            gpus=found.gpus_per_worker,
         )
+        begun()
         return _drive(driver, plain, retry_failed, resuming)
     except BaseException:
         ledger.close()
@@ -113,25 +118,31 @@ def _same_data(ledger: Ledger, mark: str) -> None:
 
 def _drive(driver: Driver, plain: bool | None, retry_failed: bool, resuming: bool) -> Outcome:
     from . import executor
+    from .head_watch import watched_head
 
     ledger, spec = driver.ledger, driver.spec
     if ledger.attributes["spec"] != spec.as_json():
         ledger.set_attribute("spec", spec.as_json())
     ledger.set_attribute("state", "running")
+    if ledger.attributes.get(SPENT) is not None:
+        ledger.set_attribute(SPENT, None)
     if resuming:
         driver.forgive()
     if retry_failed:
         driver.retry_failed()
     tracker = _tracker(driver)
-    with View(driver, plain=plain) as view, _asked_to_stop(spec) as stop_asked:
+    with View(driver, plain=plain) as view, _asked_to_stop(spec) as stop_asked, watched_head(spec.name, tell):
         executor.run_on_tune(driver, stop_asked, view.tick)
+    driver.budget.end()
     state = _state_of(driver)
     ledger.set_attribute("state", state)
     behind = None
     if tracker is not None and not tracker.finish(state):
         behind = tracker.problem
     kind = (ledger.attributes.get("halted_with") or {}).get("kind") if driver.halted else None
-    return Outcome(state, driver.halted, kind in ("bad_input", "disk_full"), behind, ledger)
+    return Outcome(
+        state, driver.halted or ledger.attributes.get(SPENT), kind in ("bad_input", "disk_full"), behind, ledger
+    )
 
 
 def _tracker(driver: Driver) -> Tracker | None:
@@ -152,37 +163,31 @@ def _state_of(driver: Driver) -> str:
         return "halted"
     if driver.ledger.running():
         return "stopped"
-    done = driver.ledger.searched() >= driver.spec.planned_trials or driver.budget_left() <= 0
-    return "finished" if done else "stopped"
+    return "finished" if driver.ledger.searched() >= driver.spec.planned_trials else "stopped"
 
 
 @contextlib.contextmanager
 def _asked_to_stop(spec: SweepSpec) -> Iterator[Callable[[], bool]]:
-    """Yields whether Ctrl-C, SIGTERM or `sweep stop` has asked for an end. A second Ctrl-C ends at once."""
+    """Yields whether Ctrl-C, SIGTERM or `sweep stop` has asked for an end. A second Ctrl-C ends at once. Nobody waits
+    for the answer, not even while the storage is away."""
+    from .trial import StopWatch
+
     asked = threading.Event()
     folder = Store(spec.storage).child(spec.name)
-    looked = [0.0]
+    folder.delete(STOP_MARK)  # an earlier request
+    watch = StopWatch(folder.uri)
 
     def on_signal(number: int, _: Any) -> None:
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 
-    def check() -> bool:
-        if not asked.is_set() and time.monotonic() - looked[0] > 2.0:
-            looked[0] = time.monotonic()
-            with contextlib.suppress(OSError):
-                if folder.exists(STOP_MARK):
-                    asked.set()
-        return asked.is_set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    on_main = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if on_main else {}
     try:
-        yield check
+        yield lambda: asked.is_set() or watch()
     finally:
+        watch.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

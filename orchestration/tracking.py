@@ -19,12 +19,15 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from ..trainables.checkpoints import Checkpoints
+from .budget import outlook
 from .ledger import Ledger
 from .places import sqlite_path
+from .usage import DRIVERS, Kind, attempts_of, cost, useful_cost
 
 log = logging.getLogger(__name__)
 SWEEP, TRIAL, STATE = "refsweep.sweep", "refsweep.trial", "refsweep.state"
 _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
+SPENT_PREFIX = "spent."  # of metrics about device-seconds
 BATCH = 500  # metrics a request; MLflow takes 1000
 
 
@@ -40,6 +43,7 @@ class Projector:
         self._runs: dict[int, str] = {}
         self._sent: dict[int, tuple[Any, ...]] = {}
         self._epochs: dict[int, int] = {}
+        self._status: dict[str, str] = {}  # of runs, as they were left
 
     def _send(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The only door to MLflow for writing."""
@@ -74,8 +78,22 @@ class Projector:
         parent = self._parent_run()
         from mlflow.entities import RunTag
 
-        self._send(self.client.log_batch, parent, tags=[RunTag(k, v) for k, v in tags.items()])
+        found, metrics = [RunTag(k, v) for k, v in tags.items()], list[Any]()
+        if state != "running":
+            metrics, spent = self._spent_so_far()
+            found.append(RunTag("refsweep.spent", spent))
+        self._send(self.client.log_batch, parent, metrics=metrics, tags=found)
         self._end(parent, {"running": "RUNNING", "finished": "FINISHED"}.get(state, "KILLED"), [])
+
+    def _spent_so_far(self) -> tuple[list[Any], str]:
+        """The sweep's time at the moment its driver was last seen, and which budget is spent."""
+        from mlflow.entities import Metric
+
+        drivers = self.ledger.attributes.get(DRIVERS)
+        known = outlook(self.ledger, None)
+        at_ms = int(drivers[-1]["seen_s"] * 1000) if drivers else 0
+        hours = {name: value for name, value in known.items() if name.endswith("_hours")} if drivers else {}
+        return [Metric(f"{SPENT_PREFIX}{n}", v, at_ms, 0) for n, v in hours.items()], known["spent"] or ""
 
     def reconcile(self) -> dict[str, int]:
         """Sends what is missing of all trials; deletes runs that the ledger does not name, second runs of a trial
@@ -176,6 +194,7 @@ class Projector:
         made = self._send(
             self.client.create_run, self._experiment_id(), start_time=began, tags=dict(tags), run_name=name
         )
+        self._status[str(made.info.run_id)] = str(made.info.status)
         return str(made.info.run_id)
 
     # -- contents ----------------------------------------------------------------------------------------
@@ -185,7 +204,7 @@ class Projector:
         return found.history if found else []
 
     def _tags(self, trial: FrozenTrial) -> dict[str, str]:
-        wanted = ("attempt", "cause", "checkpoint", "data", "retry_of", "seconds", "setting")
+        wanted = ("attempt", "cause", "checkpoint", "data", "retry_of", "setting")
         found = {f"refsweep.{k}": _text(trial.user_attrs[k]) for k in wanted if k in trial.user_attrs}
         return {STATE: trial.state.name, **found}
 
@@ -202,6 +221,7 @@ class Projector:
             for entry in history[since:]
             for key, value in sorted(entry["metrics"].items())
         ]
+        metrics += [Metric(key, value, at_ms, 0) for key, value, at_ms in _spent(trial)]
         run_tags = [RunTag(k, v) for k, v in tags.items()]
         for start in range(0, max(len(metrics), 1), BATCH):
             part = metrics[start : start + BATCH]
@@ -211,14 +231,16 @@ class Projector:
 
     def _end(self, run: str, status: str, history: Sequence[Mapping[str, Any]]) -> None:
         """Sets a run's status where it differs; a finished run ends when its last epoch did."""
-        info = self.client.get_run(run).info
-        if info.status == status:
+        if run not in self._status:
+            self._status[run] = self.client.get_run(run).info.status
+        if self._status[run] == status:
             return
         if status == "RUNNING":
             self._send(self.client.update_run, run, status=status)
         else:
             ended = int(history[-1]["time_ms"]) if history else int(time.time() * 1000)
             self._send(self.client.set_terminated, run, status, ended)
+        self._status[run] = status
 
 
 def make_client(uri: str) -> Any:
@@ -235,6 +257,21 @@ def make_client(uri: str) -> Any:
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.search_experiments(max_results=1)  # makes a new SQLite file's tables, or says that the server is away
     return client
+
+
+def _spent(trial: FrozenTrial) -> list[tuple[str, float, int]]:
+    """An ended trial's device-seconds, at the time its last attempt ended: the same however often they are sent."""
+    attempts = attempts_of(trial)
+    if not trial.state.is_finished() or not attempts:
+        return []
+    kind: Kind = "gpu" if attempts[-1]["gpus"] else "cpu"
+    useful, held = useful_cost(attempts, kind), cost(attempts, kind)
+    at_ms = int(attempts[-1]["ended_s"] * 1000)
+    return [
+        (f"{SPENT_PREFIX}useful_{kind}_s", useful, at_ms),
+        (f"{SPENT_PREFIX}wasted_{kind}_s", held - useful, at_ms),
+        (f"{SPENT_PREFIX}attempts", float(len(attempts)), at_ms),
+    ]
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """One trial: a pure function of its assignment, started from its newest complete checkpoint.
 
 `TrialRun` runs it in this process. `TuneTrial` is the same inside a Ray Tune actor, which is reused from trial
-to trial: no process starts and nothing is imported again. Exceptions never leave a trial; they are reported
-with their cause. Nothing here imports Optuna or MLflow: a worker has no use for them.
+to trial: no process starts and nothing is imported again. Of several workers it holds a Ray Train run. Exceptions
+never leave a trial; they are reported with their cause. Nothing here imports Optuna or MLflow: workers need neither.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from ..datasets.stream import Executor, default_workers
 from ..trainables import task
 from ..trainables.checkpoints import Checkpoints
 from ..trainables.loop import Stopped, Training
+from ..trainables.running.team import Team
 from .failures import failure_of
 from .messages import STOP_MARK, Assignment, Report, report_as_text
+from .workers import WorkersRun
 
 STOP_POLL_S = 2.0
 
@@ -83,8 +85,8 @@ class TrialRun:
         return Report(number=a.number, attempt=a.attempt, entries=entries, final=training.is_over)
 
 
-def make_training(a: Assignment, shelf: DataShelf) -> Training:
-    """The training that an assignment describes."""
+def make_training(a: Assignment, shelf: DataShelf, team: Team | None = None) -> Training:
+    """The training that an assignment describes, of one worker or of one in a team."""
     module = task.load(a.trainable)
     config = task.make_config(module, task.plain(a.config))
     data = shelf.get(a.trainable, a.data)
@@ -100,6 +102,7 @@ def make_training(a: Assignment, shelf: DataShelf) -> Training:
         workers=max(a.cpus, 1) if executor == "threads" else default_workers(),
         facts={"trial": f"{a.sweep}/{a.number}", "data": a.fingerprint},
         best=a.best,
+        team=team,
     )
 
 
@@ -136,7 +139,7 @@ class TuneTrial(tune.Trainable):
         """Remembers what to run."""
         self._shelf = DataShelf()
         self._watch: StopWatch | None = None
-        self._run: TrialRun | None = None
+        self._run: TrialRun | WorkersRun | None = None
         self._assigned = config["assignment"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -149,8 +152,11 @@ class TuneTrial(tune.Trainable):
         """One report; `done` after the last."""
         if self._run is None:
             assignment = Assignment(**self._assigned)
-            self._watch = self._watch or StopWatch(assignment.storage)
-            self._run = TrialRun(assignment, self._shelf, self._watch)
+            if assignment.workers == (1, 1):
+                self._watch = self._watch or StopWatch(assignment.storage)
+                self._run = TrialRun(assignment, self._shelf, self._watch)
+            else:
+                self._run = WorkersRun(assignment)
         report = self._run.next_report()
         return {"report": report_as_text(report), "done": report.final or report.stopped or report.failure is not None}
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from .budget import duration, lines, outlook
 from .driver import Driver
-from .ledger import Ledger
+from .ledger import Ledger, failures_of
 
 ROWS = 24  # of the live table; the newest trials
 _COLOUR = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -30,9 +31,13 @@ class View:
         self._live: Live | None = None
         if not (plain if plain is not None else not sys.stderr.isatty()):
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._seen: dict[int, tuple[str, int]] = {}
+        self._seen: dict[int, tuple[str, int, int]] = {}  # state, epoch, failed attempts
         self._began: dict[tuple[int, int], tuple[float, int]] = {}  # attempt -> when, epochs it had
-        self._drawn_s = 0.0
+        self._drawn_s = self._counted_s = 0.0
+        self._budget: list[str] = []
+        self._unsettled: set[int] = set()  # trials whose end was not yet shown
+        self._known = 0
+        self._waited_for: str | None = None
         self._start_s = time.monotonic()
         self._done_before = sum(t.state.is_finished() for t in driver.ledger.trials)
 
@@ -59,11 +64,23 @@ class View:
             self._live.update(self._table())
 
     def _lines(self) -> None:
-        for trial in self.driver.ledger.trials:
+        if self.driver.waits_for != self._waited_for:
+            self._waited_for = self.driver.waits_for
+            self._say(_waits(self.driver) or "nodes are back")
+        trials = self.driver.ledger.trials
+        self._unsettled.update(range(self._known, len(trials)))
+        self._known = len(trials)
+        for trial in [trials[number] for number in sorted(self._unsettled)]:
+            if trial.state.is_finished():
+                self._unsettled.discard(trial.number)
             epoch = max(self.driver.ledger.reported(trial.number), default=0)
-            if self._seen.get(trial.number) == (trial.state.name, epoch):
+            failed = failures_of(trial)
+            before = self._seen.get(trial.number)
+            self._seen[trial.number] = (trial.state.name, epoch, len(failed))
+            if before == self._seen[trial.number]:
                 continue
-            self._seen[trial.number] = (trial.state.name, epoch)
+            if len(failed) > (before or ("", 0, 0))[2] and not trial.state.is_finished():
+                self._say(f"trial {trial.number}", f"attempt {failed[-1]['attempt']}", failed[-1]["message"][:200])
             best = self.driver.ledger.best()
             cells = [f"trial {trial.number}", trial.state.name.lower(), f"epoch {epoch}/{self.driver.spec.epochs}"]
             cells += [f"{name} {value}" for name, value in self._values(trial)]
@@ -71,7 +88,10 @@ class View:
                 cells.append(f"best {best.values[0]:.4g} (trial {best.number})")
             if "cause" in trial.user_attrs:
                 cells.append(str(trial.user_attrs["cause"])[:160])
-            self._console.print("  ".join(cells), highlight=False, soft_wrap=True)
+            self._say(*cells)
+
+    def _say(self, *cells: str) -> None:
+        self._console.print("  ".join(cells), highlight=False, soft_wrap=True, markup=False)
 
     def _values(self, trial: FrozenTrial) -> list[tuple[str, str]]:
         values = trial.values or [v for _, v in sorted(trial.intermediate_values.items())[-1:]]
@@ -84,7 +104,9 @@ class View:
         done = sum(t.state.is_finished() for t in ledger.trials)
         planned = max(driver.spec.planned_trials, len(ledger.trials))
         title = f"{driver.spec.name}: {done} of {planned} trials, {self._eta(done)}"
-        table = Table(title=title, title_justify="left", caption=driver.halted, caption_justify="left")
+        said = [_waits(driver), *self._budget_lines(), driver.halted]
+        caption = "\n".join(line for line in said if line)
+        table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
         for name in ("trial", "state", "epoch", *(o.metric for o in driver.spec.objectives), "best", "ETA"):
             table.add_column(name, justify="left" if name == "state" else "right")
         for trial in ledger.trials[-ROWS:]:
@@ -102,6 +124,13 @@ class View:
                 self._trial_eta(trial.number, epoch),
             )
         return table
+
+    def _budget_lines(self) -> list[str]:
+        """Counted now and then: it takes all trials."""
+        if not self._budget or time.monotonic() - self._counted_s > 5:
+            self._counted_s = time.monotonic()
+            self._budget = lines(outlook(self.driver.ledger, self.driver.budget.clock()))
+        return self._budget
 
     def _trial_eta(self, number: int, epoch: int) -> str:
         attempt = self.driver.live.get(number)
@@ -121,11 +150,8 @@ class View:
         return f"{duration((time.monotonic() - self._start_s) / new * max(left, 0))} left"
 
 
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _waits(driver: Driver) -> str | None:
+    return f"waits for nodes: {driver.waits_for}" if driver.waits_for else None
 
 
 def summary(ledger: Ledger, spec: Mapping[str, Any], state: str) -> Table:

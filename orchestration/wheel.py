@@ -31,6 +31,12 @@ def write_wheel(folder: Path) -> Path:
     return target
 
 
+def code_hash() -> str:
+    """Of every file that the wheel would hold: the same here and where the wheel was unpacked."""
+    listing = "".join(f"{name} {_digest(path.read_bytes())}\n" for name, path in _files())
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
 def _files() -> list[tuple[str, Path]]:
     root = Path(str(refsweep.__file__)).parent
     found = [root / "__init__.py", root / "py.typed", *(root / "examples").glob("*.yaml")]

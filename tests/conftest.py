@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from refsweep.cluster.programs import MissingError
+from refsweep.cluster.servers import S3
 from refsweep.datasets.made.refer_kitti import Recipe, make
 from refsweep.datasets.store import Store
-from refsweep.tests.help import free_port
 
 
 @pytest.fixture(scope="session")
@@ -43,42 +41,29 @@ def made_copy(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server on loopback with an empty bucket; yields `s3://bucket`."""
-    rclone = Path(sys.executable).parent / "rclone"
-    if not rclone.exists():
-        pytest.skip("rclone is not installed")
-    root, port = tmp_path_factory.mktemp("s3"), free_port()
-    (root / "bucket").mkdir()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-    server = subprocess.Popen(
-        [rclone, "serve", "s3", "--auth-key", "key,secret", "--addr", f"127.0.0.1:{port}", str(root)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    folder = tmp_path_factory.mktemp("s3")
+    try:
+        server = S3(folder / "data", folder / "log")
+    except MissingError as error:
+        pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
+        for name, value in server.environment().items():
             patch.setenv(name, value)
-        for _ in range(100):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield "s3://bucket"
-    server.terminate()
-    server.wait()
+        try:
+            server.start()
+            yield "s3://bucket"
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """A Ray of this test session, two CPUs, that joins no other cluster."""
+def ray_local(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A Ray of this test session, two CPUs, that joins no other cluster. Its workers can reach the S3 server."""
     import ray
 
+    with contextlib.suppress(MissingError):
+        S3.check()
+        request.getfixturevalue("s3")  # workers inherit the environment of this moment
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-import socket
+from pathlib import Path
+from typing import Any
+
+from refsweep.orchestration.driver import Driver
+from refsweep.orchestration.ledger import Ledger
+from refsweep.orchestration.spec import make_spec
+from refsweep.search_spaces import toy
 
 
-def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def tree(root: Path) -> dict[str, bytes]:
+    """The content of every file of a folder, by path."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def frame_paths(root: Path) -> list[str]:
+    """Paths of the frames of a Refer-KITTI data set in single files."""
+    return [str(p.relative_to(root)) for p in sorted((root / "KITTI/training/image_02").rglob("*.png"))]
+
+
+def toy_driver(folder: Path, *, slots: int = 2, **search: Any) -> Driver:
+    """Of a new sweep `s` of toy trials of four epochs that minimises the loss, with the lease of its ledger."""
+    spec = make_spec(
+        {
+            "name": "s",
+            "trainable": "toy",
+            "data": "none",
+            "storage": str(folder),
+            "objective": {"metric": "loss", "mode": "min"},
+            "search": {"trials": 8, "sampler": "random", "eta": 2, **search},
+            "fixed": {"epochs": 4},
+        }
+    )
+    ledger = Ledger.create(spec.ledger_url, "s", ["min"], spec.as_json())
+    ledger.take_lease()
+    return Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=slots)

@@ -15,7 +15,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.symlink(root, Path(folder) / "refsweep")
         command = [sys.executable, "-m", "mypy", "--config-file", "refsweep/pyproject.toml"]
-        for name in ("benchmarks", "datasets", "orchestration", "search_spaces", "tests", "trainables"):
+        for name in ("benchmarks", "cluster", "datasets", "orchestration", "search_spaces", "tests", "trainables"):
             command += ["-p", f"refsweep.{name}"]  # not all of it: sweeps and data may lie beside the code
         cache = ["--cache-dir", str(root / ".mypy_cache")]
         return subprocess.run([*command, *cache], cwd=folder, check=False).returncode

@@ -83,6 +83,14 @@ class TornError(RuntimeError):
     """A checkpoint that was edited or cut after it was written."""
 
 
+def packed(model: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a checkpoint but its manifest: a copy, which training does not change any more."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    contiguous = {key: value.detach().cpu().contiguous() for key, value in model.items()}
+    return {MODEL: save_safetensors(contiguous), STATE: buffer.getvalue()}
+
+
 class Checkpoints:
     """The checkpoints of one trial."""
 
@@ -106,10 +114,10 @@ class Checkpoints:
 
         `facts` go into the manifest: history, fingerprints, and whether the training is over.
         """
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in model.items()}
-        files = {MODEL: save_safetensors(contiguous), STATE: buffer.getvalue()}
+        self.write(name, packed(model, state), facts, keep)
+
+    def write(self, name: Name, files: Mapping[str, bytes], facts: Mapping[str, Any], keep: set[int]) -> None:
+        """The same from files that are `packed`."""
         for file, content in files.items():
             self.store.write(f"{name}/{file}", content)
         sums = {f: {"sha256": hashlib.sha256(c).hexdigest(), "bytes": len(c)} for f, c in files.items()}

@@ -16,13 +16,14 @@ class LoopConfig:
     seed: int = 0
     lr: float = 1e-3  # of AdamW at its highest
     weight_decay: float = 1e-4
-    batch: int = 32  # rows of the plan a step
+    batch: int = 32  # rows of the plan a step, of all workers together
     accumulate: int = 1  # steps whose gradients are added before the weights move
     warmup: float = 0.0  # share of the training in which lr rises from 0; then cosine to 0
     clip_norm: float | None = None  # largest norm of the gradient
     ema: float | None = None  # decay of averaged weights, which are evaluated in place of the last
     amp: bool = True  # bfloat16 autocast, on CUDA only
     compile: bool = False  # torch.compile
+    sync_bn: bool = False  # batch norm over all workers of a trial, on CUDA only; over each worker's rows otherwise
     evaluate_every: int = 1  # epochs; the last one always is
 
     def __post_init__(self) -> None:

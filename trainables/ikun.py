@@ -209,6 +209,8 @@ class Task:
     """iKUN under one Config on one data set."""
 
     eval_splits = ("calibration", "validation")
+    loss_is_sum = True
+    parts_may_rest = True  # what guides, before guidance starts
 
     def __init__(self, config: Config, data: ReferKitti) -> None:
         self.config = config
@@ -257,6 +259,10 @@ class Task:
     def batch_rows(self, split: str) -> int:
         """Rows of a plan in one batch."""
         return self.config.batch if split == "train" else self.config.score_batch
+
+    def stretches(self, split: str) -> list[int]:
+        """Frames of each video."""
+        return list(self.plan(split, 0, 0)["video"].value_counts().field("counts").to_pylist())
 
     def compiled(self) -> list[torch.nn.Module]:
         """The towers."""

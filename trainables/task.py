@@ -60,6 +60,18 @@ class Task(Protocol):
     def batch_rows(self, split: str) -> int:
         """Rows of a split's plan in one batch."""
 
+    def stretches(self, split: str) -> Sequence[int]:
+        """Numbers of rows, in order, of the parts of an evaluation's plan that a predictor of their own can predict:
+        several workers share them."""
+
+    @property
+    def loss_is_sum(self) -> bool:
+        """Whether `losses` adds up over the rows of a batch; otherwise it is their mean."""
+
+    @property
+    def parts_may_rest(self) -> bool:
+        """Whether some batches give some trained weights no gradient."""
+
     def compiled(self) -> Sequence[nn.Module]:
         """The parts worth `torch.compile`, compiled in place where the Config asks for it."""
 

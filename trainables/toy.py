@@ -88,6 +88,8 @@ class Task:
     """The parabola."""
 
     eval_splits = ("validation",)
+    loss_is_sum = False
+    parts_may_rest = False
 
     def __init__(self, config: Config, _: None = None) -> None:
         self.config = config
@@ -106,6 +108,10 @@ class Task:
     def batch_rows(self, split: str) -> int:
         """Rows of a plan in one batch."""
         return self.config.batch
+
+    def stretches(self, split: str) -> list[int]:
+        """Rows know nothing of each other."""
+        return [1]
 
     def compiled(self) -> list[nn.Module]:
         """Nothing worth it."""

@@ -25,6 +25,24 @@ def test_what_is_written_is_read(store: Store):
     assert not store.exists("a/c.txt")
 
 
+def test_ranges_are_cut_off_at_the_end(store: Store):
+    store.write("a", b"0123456789")
+    found = [store.read_range("a", *span) for span in ((0, 4), (3, 1), (8, 5), (10, 1), (90, 9))]
+    assert found == [b"0123", b"3", b"89", b"", b""]
+    with pytest.raises(FileNotFoundError):
+        store.read_range("b", 0, 1)
+
+
+def test_a_name_that_begins_another_is_not_there_for_that(store: Store):
+    for path in ("ab", "a-b/c", "b/c"):
+        store.write(path, b"1")
+    assert [store.exists(p) for p in ("a", "ab", "a-b", "a-", "b", "b/c", "")] == [0, 1, 1, 0, 1, 1, 1]
+    store.delete("a")
+    store.delete("a-")
+    assert store.exists("ab")
+    assert store.exists("a-b/c")
+
+
 def test_names_and_walk_are_sorted_and_complete(store: Store):
     for path in ("b.txt", "a/z.txt", "a/deep/er.txt"):
         store.write(path, path.encode())

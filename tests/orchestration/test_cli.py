@@ -172,6 +172,9 @@ def test_bad_data_is_refused_by_check_train_and_sweep_alike(
         ["train", "toy", "--data", "none", "--device", "tpu"],
         ["data", "make", "cuhk-pedes", "out"],
         ["data", "make", "refer-kitti", "out", "--kitti-labels", "nowhere"],
+        ["data", "pack", "nowhere", "out"],
+        ["data", "pack", "nowhere", "out", "--frame-px", "0"],
+        ["data", "pack", "nowhere", "out", "--shard-mb", "0"],
         ["sweep", "run", "nowhere.yaml"],
         ["sweep", "status", "s"],
         ["sweep", "resume", "s"],
@@ -219,6 +222,47 @@ def test_made_data_is_sound(refsweep: Refsweep):
     assert "made" in err
 
 
+def test_a_pack_is_checked_and_trained_on_like_its_source(refsweep: Refsweep, made: Path):
+    code, out, _ = refsweep("data", "pack", made, "packed", "--frame-px", "104", "--json")
+    assert code == 0
+    assert json.loads(out)["frames"] == 144
+    checked = [json.loads(refsweep("data", "check", uri, "--json")[1]) for uri in (made, "packed")]
+    assert checked[0]["counts"] == checked[1]["counts"]
+    small = [f"--set={k}={json.dumps(v)}" for k, v in {**IKUN["fixed"], "epochs": 1}.items()]
+    code, out, _ = refsweep("train", "ikun", "--data", "packed", *small, "--json")
+    assert code == 0
+    assert json.loads(out)["final"]
+    code, _, err = refsweep("data", "pack", made, "packed")
+    assert code == 2
+    assert "OUT must be empty" in err
+
+
+def test_a_pack_of_a_frame_that_will_not_decode_is_bad_input(refsweep: Refsweep, made_copy: Path):
+    frame = sorted(made_copy.rglob("*.png"))[0]
+    frame.write_bytes(b"scrap")
+    code, _, err = refsweep("data", "pack", made_copy, "packed")
+    assert code == 2
+    assert f"{frame}: frame won't decode" in err
+    code, _, err = refsweep("data", "check", "packed")
+    assert code == 2
+
+
+def test_a_bucket_that_is_missing_or_closed_is_bad_input(refsweep: Refsweep, s3: str, monkeypatch: pytest.MonkeyPatch):
+    commands: list[list[object]] = [
+        ["data", "check", "s3://nowhere/x"],
+        ["data", "pack", "s3://nowhere/x", "out"],
+        ["train", "ikun", "--data", "s3://nowhere/x"],
+    ]
+    for command in commands:
+        code, out, err = refsweep(*command)
+        assert code == 2, command
+        assert "bucket s3://nowhere does not exist" in out + err
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    code, out, _ = refsweep("data", "check", f"{s3}/x")
+    assert code == 2
+    assert re.search("access to s3://bucket/x/splits.json is denied", out)
+
+
 def test_training_again_goes_on_from_its_checkpoint(refsweep: Refsweep):
     words = ["train", "toy", "--data", "none", "--set", "epochs=3", "--json"]
     first, second = refsweep(*words), refsweep(*words)
@@ -240,7 +284,9 @@ def test_the_status_of_a_sweep_has_the_documented_fields(refsweep: Refsweep, tmp
     code, out, _ = refsweep("sweep", "status", "s", "--json")
     assert code == 0
     found = json.loads(out)
+    budget = found.pop("budget")
     assert found == {"name": "s", "state": "stopped", "objective": TOY["objective"], "trials": [], "best": None}
+    assert {"cpu_hours", "gpu_hours", "wall_hours", "limits", "forecast"} <= budget.keys()
     assert json.loads(refsweep("sweep", "list", "--json")[1])["sweeps"][0]["name"] == "s"
     code, _, err = refsweep("sweep", "status", "other")
     assert code == 2

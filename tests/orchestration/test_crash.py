@@ -22,7 +22,7 @@ from refsweep.datasets.store import Store
 from refsweep.orchestration.driver import Driver, run_inline
 from refsweep.orchestration.ledger import Ledger
 from refsweep.orchestration.spec import SweepSpec, make_spec
-from refsweep.orchestration.tracking import TRIAL, Projector
+from refsweep.orchestration.tracking import SPENT_PREFIX, TRIAL, Projector
 from refsweep.search_spaces import toy
 
 DOORS: list[tuple[type, str]] = [(Ledger, "_write"), (Store, "write"), (Store, "delete"), (Projector, "_send")]
@@ -116,6 +116,7 @@ def mlflow_signature(driver: Driver) -> list[Any]:
         metrics = {
             key: sorted((m.step, m.value) for m in projector.client.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
+            if not key.startswith(SPENT_PREFIX)  # how long it took
         }
         found.append(
             (

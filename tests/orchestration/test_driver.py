@@ -12,25 +12,7 @@ from refsweep.orchestration.failures import Failure
 from refsweep.orchestration.lease import LeaseTakenError
 from refsweep.orchestration.ledger import Ledger
 from refsweep.orchestration.messages import Assignment, Report
-from refsweep.orchestration.spec import make_spec
-from refsweep.search_spaces import toy
-
-
-def driver_of(folder: Path, *, slots: int = 2, **search: Any) -> Driver:
-    spec = make_spec(
-        {
-            "name": "d",
-            "trainable": "toy",
-            "data": "none",
-            "storage": str(folder),
-            "objective": {"metric": "loss", "mode": "min"},
-            "search": {"trials": 8, "sampler": "random", "eta": 2, **search},
-            "fixed": {"epochs": 4},
-        }
-    )
-    ledger = Ledger.create(spec.ledger_url, "d", ["min"], spec.as_json())
-    ledger.take_lease()
-    return Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=slots)
+from refsweep.tests.help import toy_driver
 
 
 def start(driver: Driver) -> Assignment:
@@ -49,7 +31,7 @@ def report(driver: Driver, a: Assignment, losses: Sequence[float], since: int = 
 
 
 def test_a_trial_taken_up_again_is_not_pruned_by_what_others_reached_while_it_was_ahead(tmp_path: Path):
-    driver = driver_of(tmp_path)
+    driver = toy_driver(tmp_path)
     first, second = start(driver), start(driver)
     assert report(driver, first, [5.0]) is Verdict.GO_ON, "the first one at the rung of epoch 1"
     assert report(driver, first, [5.0], 1) is Verdict.GO_ON
@@ -64,7 +46,7 @@ def test_a_trial_taken_up_again_is_not_pruned_by_what_others_reached_while_it_wa
 
 
 def test_the_newest_epoch_is_judged_again_when_its_verdict_may_have_been_lost(tmp_path: Path):
-    driver = driver_of(tmp_path)
+    driver = toy_driver(tmp_path)
     first, second = start(driver), start(driver)
     report(driver, first, [1.0])
     driver.ledger.report(1, 1, [5.0])  # killed between this write and the verdict
@@ -75,7 +57,7 @@ def test_the_newest_epoch_is_judged_again_when_its_verdict_may_have_been_lost(tm
 
 
 def test_once_a_trial_has_seen_the_mark_to_stop_nothing_is_asked_for(tmp_path: Path):
-    driver = driver_of(tmp_path, slots=1, pruner="none")
+    driver = toy_driver(tmp_path, slots=1, pruner="none")
     first = start(driver)
     driver.on_report(Report(number=first.number, attempt=first.attempt, stopped=True))
     assert driver.next() is Next.FINISHED
@@ -83,7 +65,7 @@ def test_once_a_trial_has_seen_the_mark_to_stop_nothing_is_asked_for(tmp_path: P
 
 
 def test_no_more_is_asked_for_than_planned_and_the_end_waits_for_live_trials(tmp_path: Path):
-    driver = driver_of(tmp_path, slots=4, trials=2, pruner="none")
+    driver = toy_driver(tmp_path, slots=4, trials=2, pruner="none")
     first, second = start(driver), start(driver)
     assert driver.next() is Next.WAIT
     for a in (first, second):
@@ -92,12 +74,12 @@ def test_no_more_is_asked_for_than_planned_and_the_end_waits_for_live_trials(tmp
 
 
 def test_a_driver_that_lost_its_lease_to_another_asks_for_nothing(tmp_path: Path):
-    driver = driver_of(tmp_path)
+    driver = toy_driver(tmp_path)
     start(driver)
     lease = driver.ledger._lease
     assert lease is not None
     lease.release()  # as a lost connection would
-    other = Ledger.open(driver.ledger.url, "d")
+    other = Ledger.open(driver.ledger.url, "s")
     other.take_lease()
     with pytest.raises(LeaseTakenError):
         driver.next()

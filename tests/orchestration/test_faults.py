@@ -13,9 +13,10 @@ import pytest
 from optuna.trial import TrialState
 from refsweep.datasets.store import Store
 from refsweep.orchestration.driver import Driver
-from refsweep.orchestration.executor import machines, run_on_tune
+from refsweep.orchestration.executor import run_on_tune
 from refsweep.orchestration.ledger import Ledger, failures_of
 from refsweep.orchestration.messages import STOP_MARK
+from refsweep.orchestration.resources import room
 from refsweep.orchestration.spec import make_spec
 from refsweep.search_spaces import toy
 
@@ -43,7 +44,7 @@ def sweep(
     )
     ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
     ledger.take_lease()
-    found = machines(spec)
+    found = room(spec)
     driver = Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=found.slots)
     driver.forgive()
     try:

@@ -16,12 +16,12 @@ from typing import Any
 import psycopg
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration import ledger as ledger_module
 from refsweep.orchestration.lease import LeaseTakenError
 from refsweep.orchestration.ledger import Ledger
+from refsweep.orchestration.records import Records
 from refsweep.orchestration.sampling import make_sampler
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
@@ -167,7 +167,10 @@ def test_taking_the_lease_reads_what_others_have_written(ledger: Ledger):
 def cut_all_connections(url: str) -> None:
     """What a server does to its clients when it is started again."""
     with psycopg.connect(url) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND usename = current_user"
+        )
 
 
 @on_postgresql
@@ -272,7 +275,7 @@ def test_what_is_no_error_of_the_database_is_not_tried_again(ledger: Ledger, nap
 
 def lose_the_first_answer(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """The database does what it is asked, and the connection is lost before it can say so."""
-    original, answers = getattr(RDBStorage, method), [StorageInternalError("connection lost")]
+    original, answers = getattr(Records, method), [StorageInternalError("connection lost")]
 
     def lossy(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
@@ -280,13 +283,13 @@ def lose_the_first_answer(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
             raise answers.pop()
         return result
 
-    monkeypatch.setattr(RDBStorage, method, lossy)
+    monkeypatch.setattr(Records, method, lossy)
 
 
 def test_a_trial_whose_creation_was_not_answered_is_not_made_twice(
     ledger: Ledger, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ):
-    lose_the_first_answer(monkeypatch, "create_new_trial")
+    lose_the_first_answer(monkeypatch, "create")
     first, second = asked(ledger), asked(ledger)
     assert len(naps) == 1
     assert reopened(ledger).trials == [first, second]
@@ -297,7 +300,7 @@ def test_an_end_whose_telling_was_not_answered_is_told_again(
     ledger: Ledger, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ):
     asked(ledger)
-    lose_the_first_answer(monkeypatch, "set_trial_state_values")
+    lose_the_first_answer(monkeypatch, "end")
     ledger.tell(0, TrialState.COMPLETE, [0.5])
     assert len(naps) == 1
     assert ledger.trials[0].values == [0.5]

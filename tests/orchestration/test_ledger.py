@@ -302,3 +302,21 @@ def test_a_file_that_is_no_database_is_bad_input(tmp_path: Path):
 def test_a_server_that_does_not_answer_is_bad_input():
     with pytest.raises(InputError, match="the ledger can't be opened"):
         Ledger.open("postgresql://me@127.0.0.1:1/s", "s")
+
+
+def test_the_count_of_searched_trials_is_that_of_all_but_successors(ledger: Ledger):
+    def slow() -> int:
+        return sum("retry_of" not in t.user_attrs for t in ledger.trials)
+
+    for turn in range(3):
+        made = ledger.ask(
+            make_sampler("random", 0, len(ledger.trials), startup=None, slots=1, grid=None),
+            lambda trial: {"x": trial.suggest_float("x", 0, 1)},
+            lambda fields: {"config": fields, "data": "none", "attempt": 1},
+        )
+        assert ledger.searched() == slow() == turn + 1
+        ledger.tell(made.number, TrialState.FAIL, None)
+        ledger.succeed(ledger.trials[made.number])
+        assert ledger.searched() == slow() == turn + 1
+    ledger.refresh()
+    assert (ledger.searched(), len(ledger.trials)) == (3, 6)

@@ -142,7 +142,7 @@ def test_a_server_without_our_package_answers_from_the_wheel_as_we_do(champion: 
     code = """
 import json, sys
 sys.meta_path = [f for f in sys.meta_path if "refsweep" not in str(f)]  # the checkout is not installed here
-sys.path = [p for p in sys.path if "refsweep" not in p]
+sys.path = [p for p in sys.path if "refsweep" not in p or "site-packages" in p]
 import mlflow
 try:
     import refsweep

@@ -24,7 +24,8 @@ from refsweep.orchestration.sweep import settle
 from refsweep.orchestration.tracking import SWEEP, TRIAL, make_client
 from refsweep.search_spaces import toy
 
-pytestmark = pytest.mark.timeout(600)  # a first start reads gigabytes of libraries from the disk
+# a first start reads gigabytes of libraries from the disk
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COMMAND = [str(Path(sys.executable).parent / "refsweep")]
 
 
@@ -189,8 +190,11 @@ def test_killed_whole_at_random_moments_one_slot_gives_the_values_of_an_undistur
 
 def test_killed_whole_at_random_moments_several_slots_lose_nothing_and_do_nothing_twice(house: House):
     house.spec(resources={"max_concurrent": 2})
-    kill_and_resume(house, 1, 8, random.Random(random.randrange(10**6)))
-    invariants(house, 4)
+    seed = random.randrange(10**6)
+    killed_at = kill_and_resume(house, 1, 8, random.Random(seed))
+    assert killed_at, f"the sweep ended before it was killed: seed {seed}"
+    numbers = [t.number for t in invariants(house, 4).trials]
+    assert numbers == [0, 1, 2, 3], f"seed {seed}, killed at {killed_at}"
 
 
 def test_stopped_by_command_and_by_ctrl_c_trials_keep_their_work_and_the_sweep_goes_on(house: House, tmp_path: Path):

@@ -6,11 +6,21 @@ import copy
 import itertools
 import random
 from collections import Counter
+from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from refsweep.orchestration.pruning import PrunerName, Pruning, bracket, rungs, should_prune
+from refsweep.orchestration.pruning import (
+    PrunerName,
+    Pruning,
+    _asha,
+    _hyperband,
+    bracket,
+    judges,
+    rungs,
+    should_prune,
+)
 
 Trials = dict[int, dict[int, float]]
 KINDS: tuple[PrunerName, ...] = ("asha", "hyperband", "median")
@@ -217,3 +227,13 @@ def test_the_median_pruner_needs_four_others_that_came_as_far():
     assert not should_prune(MEDIAN, 9, 2, {**three, **bad})
     assert not should_prune(MEDIAN, 9, 2, {**three, 3: {1: 5.0}, **bad})
     assert should_prune(MEDIAN, 9, 2, {**three, 3: {1: 5.0, 2: 5.0}, **bad})
+
+
+@given(hows, histories())
+def test_where_nothing_is_judged_the_bare_rules_would_not_have_pruned(how: Pruning, trials: Trials):
+    assume(how.min_epochs <= how.max_epochs)  # Hyperband has no bracket otherwise
+    for number, values in trials.items():
+        for epoch in values:
+            if how.kind != "median" and not judges(how, epoch):
+                rule = _hyperband if how.kind == "hyperband" else partial(_asha, first=how.min_epochs)
+                assert not rule(how, number, epoch, trials)

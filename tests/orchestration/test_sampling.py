@@ -282,3 +282,42 @@ def test_quiet_gives_the_verbosity_back_after_an_error():
     with pytest.raises(KeyError):
         fail()
     assert optuna.logging.get_verbosity() == before
+
+
+def asked_of_copies(trials: Sequence[FrozenTrial], sampler: BaseSampler) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The slow obvious version of `ask`: every trial is made anew in a storage in memory."""
+    storage = optuna.storages.InMemoryStorage()
+    with quiet():
+        study = optuna.create_study(storage=storage, sampler=sampler, directions=MINIMISE)
+        for trial in trials:
+            storage.create_new_trial(study._study_id, template_trial=trial)
+        asked = study.ask()
+        plane(asked)
+    template = storage.get_trial(asked._trial_id)
+    return template.params, {k: v for k, v in template.system_attrs.items() if k != "cma:optimizer"}
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_asking_takes_trials_over_as_if_they_were_copied_and_leaves_them_alone(
+    name: SamplerName,
+    numbered: bool,
+    eight: dict[str, list[FrozenTrial]],
+):
+    trials = [rebuilt(t) for t in eight[name]]
+    if numbered:  # as the ledger's are: they need no copies
+        for number, trial in enumerate(trials):
+            trial.number, trial._trial_id = number, 700 + 3 * number
+    trials[3].state, trials[3].values = TrialState.PRUNED, None
+    trials[3].intermediate_values = {1: 4.0, 2: 3.0}
+    trials[5].state, trials[5].values, trials[5].datetime_complete = TrialState.RUNNING, None, None
+    before = copy.deepcopy(trials)
+    template, _ = ask(MINIMISE, trials, make_sampler(name, 0, 8, startup=3, slots=4, grid=grid_of(name)), plane)
+    slow, attributes = asked_of_copies(trials, make_sampler(name, 0, 8, startup=3, slots=4, grid=grid_of(name)))
+    assert (template.params, template.number) == (slow, 8)
+    assert {k: v for k, v in template.system_attrs.items() if not k.startswith("cma:optimizer")} == attributes
+    assert [vars(t) for t in trials] == [vars(t) for t in before]
+
+
+def grid_of(name: SamplerName) -> dict[str, list[Any]] | None:
+    return GRID if name == "grid" else None

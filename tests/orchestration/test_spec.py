@@ -39,7 +39,7 @@ search:
   grid: {lr: [1.0e-5, 1.0e-4], kum_mode: [cascade, null], text_tokens: [8]}
 stream: ray
 fixed: {epochs: 30, weights: null, calibration_a: [0, 8]}
-resources: {workers: 1, gpus_per_worker: 1, cpus_per_worker: 4, trials_per_gpu: 2, max_concurrent: 3}
+resources: {workers: 1, gpus_per_worker: 1, cpus_per_worker: 4, trials_per_gpu: 2, max_concurrent: 3, wait_s: 600}
 budget: {gpu_hours: 200, cpu_hours: 10.5, wall_hours: 48}
 retry: {max_retries: 0, halt_after_same_error: 1, hang_s: 60}
 """
@@ -50,7 +50,7 @@ tracking: null
 search: {trials: 64, sampler: tpe, pruner: asha, seed: 0, startup: null, min_epochs: 1, eta: 3, grid: null}
 stream: auto
 fixed: {}
-resources: {workers: 1, gpus_per_worker: null, cpus_per_worker: 1, trials_per_gpu: 1, max_concurrent: auto}
+resources: {workers: 1, gpus_per_worker: null, cpus_per_worker: 1, trials_per_gpu: 1, max_concurrent: auto, wait_s: 0}
 budget: {gpu_hours: null, cpu_hours: null, wall_hours: null}
 retry: {max_retries: 3, halt_after_same_error: 3, hang_s: 1800.0}
 """
@@ -165,7 +165,10 @@ BAD: list[tuple[dict[str, Any], str, str, str]] = [
     ({"search": {"seed": -1}}, "search.seed", "greater than or equal to 0", "-1"),
     ({"resources": {"max_concurrent": 0}}, "resources.max_concurrent", "must be >= 1 or auto", "0"),
     ({"resources": {"max_concurrent": "some"}}, "resources.max_concurrent", "auto", "'some'"),
-    ({"resources": {"workers": 2}}, "resources.workers", "must be 1", "2"),
+    ({"resources": {"workers": 0}}, "resources.workers", "must be a number >= 1, or [least, most]", "0"),
+    ({"resources": {"workers": [4, 2]}}, "resources.workers", "with 1 <= least <= most", "[4, 2]"),
+    ({"resources": {"workers": [1, 2, 3]}}, "resources.workers", "[least, most]", "[1, 2, 3]"),
+    ({"resources": {"wait_s": -1}}, "resources.wait_s", "greater than or equal to 0", "-1.0"),
     ({"resources": {"cpus_per_worker": 0}}, "resources.cpus_per_worker", "greater than or equal to 1", "0"),
     ({"budget": {"gpu_hours": 0}}, "budget.gpu_hours", "greater than 0", "0.0"),
     ({"retry": {"hang_s": -1}}, "retry.hang_s", "greater than 0", "-1.0"),

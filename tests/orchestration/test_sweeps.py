@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration import sweep
 from refsweep.orchestration.driver import Driver, run_inline
@@ -21,7 +22,6 @@ from refsweep.orchestration.ledger import Ledger
 from refsweep.orchestration.spec import SweepSpec, make_spec, override
 from refsweep.orchestration.tracking import SWEEP, TRIAL, make_client
 from refsweep.search_spaces import toy
-from refsweep.tests.help import free_port
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -115,7 +115,8 @@ def test_changed_data_is_refused(tmp_path: Path, made_copy: Path):
 
 def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(tmp_path: Path):
     spent = run(spec_of(tmp_path, "search.trials=4", "fixed.seconds_per_epoch=0.4", "budget.cpu_hours=0.0004"))
-    assert spent.state == "finished"
+    assert spent.state == "stopped"
+    assert re.fullmatch(r"budget.cpu_hours is spent: 0.000\d+ of 0.0004", spent.cause)
     assert 1 <= len(spent.ledger.trials) < 4
     more = run(spec_of(tmp_path, "search.trials=4", "fixed.seconds_per_epoch=0.4"))
     assert [t.state.name for t in more.ledger.trials] == ["COMPLETE"] * 4

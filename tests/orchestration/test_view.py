@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from refsweep.orchestration.budget import duration
 from refsweep.orchestration.driver import Driver
-from refsweep.orchestration.ledger import Ledger
 from refsweep.orchestration.messages import Assignment, Report
-from refsweep.orchestration.spec import make_spec
-from refsweep.orchestration.view import View, duration, summary
-from refsweep.search_spaces import toy
+from refsweep.orchestration.view import View, summary
+from refsweep.tests.help import toy_driver
 from rich.console import Console
 from rich.table import Table
 
@@ -20,20 +19,7 @@ from rich.table import Table
 @pytest.fixture
 def driver(tmp_path: Path) -> Driver:
     """Of a sweep with a completed trial, one after its second epoch and one to come."""
-    spec = make_spec(
-        {
-            "name": "seen",
-            "trainable": "toy",
-            "data": "none",
-            "storage": str(tmp_path),
-            "objective": {"metric": "loss", "mode": "min"},
-            "search": {"trials": 3, "sampler": "random", "pruner": "none"},
-            "fixed": {"epochs": 4},
-        }
-    )
-    ledger = Ledger.create(spec.ledger_url, "seen", ["min"], spec.as_json())
-    ledger.take_lease()
-    made = Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=2)
+    made = toy_driver(tmp_path, trials=3, pruner="none")
     say(made, [5.0, 4.0, 3.0, 2.5], final=True)
     say(made, [7.0, 6.5])
     return made
@@ -58,7 +44,7 @@ def text(table: Table) -> str:
 def test_the_live_table_shows_state_epoch_value_best_and_time_left(driver: Driver):
     view = View(driver, plain=True)
     shown = text(view._table())
-    assert "seen: 1 of 3 trials" in shown
+    assert "s: 1 of 3 trials" in shown
     first, second = (line.split("│")[1:-1] for line in shown.splitlines() if "/4" in line)
     assert [c.strip() for c in first] == ["0", "complete", "4/4", "2.5", "*", ""]
     assert [c.strip() for c in second][:5] == ["1", "running", "2/4", "6.5", ""]
@@ -77,7 +63,7 @@ def test_plain_lines_say_every_change_once(driver: Driver, capsys: pytest.Captur
 def test_a_summary_marks_the_best_and_says_how_trials_ended(driver: Driver):
     driver.ledger.tell(1, TrialState.PRUNED, [6.5])
     shown = text(summary(driver.ledger, driver.ledger.attributes["spec"], "finished"))
-    assert "sweep seen: finished (1 complete, 1 pruned)" in shown
+    assert "sweep s: finished (1 complete, 1 pruned)" in shown
     assert "*0" in shown
 
 

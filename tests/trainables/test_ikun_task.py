@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from refsweep.datasets.frames import FrameCache, decode, square
+from refsweep.datasets.frames import FrameCache, square
 from refsweep.datasets.refer_kitti import ReferKitti
 from refsweep.datasets.store import Store
 from refsweep.datasets.stream import Arrays, cut
@@ -96,7 +96,7 @@ def test_scoring_rows_are_read_with_all_their_crops(task: ikun.Task):
     assert found["number"].tolist() == plan.column("frame").to_pylist()
     assert found["row"].tolist() == [r for rows in plan.column("row").to_pylist() for r in rows]
     for crop, frame_of, (number, row, box) in zip(found["crop"], found["frame_of"], boxes, strict=True):
-        image = decode(store, task.data.frame_path(row["video"], row["frame"]))
+        image = FrameCache(0).get(store, task.data.frame_path(row["video"], row["frame"]))
         assert frame_of == number
         np.testing.assert_array_equal(crop, square(image, box, 32))
         np.testing.assert_array_equal(found["frame"][number], square(image, (0, 0, *image.shape[1::-1]), 48))
@@ -121,7 +121,9 @@ def slow_scores(task: ikun.Task, video: VideoTruth) -> Floats:
     for window, looked in enumerate(video.windows.looked_WT):
         crops, frames = [], []
         for row in looked:
-            image = decode(task.data.store, task.data.frame_path(video.video, int(video.tracked.frame_N[row])))
+            image = FrameCache(0).get(
+                task.data.store, task.data.frame_path(video.video, int(video.tracked.frame_N[row]))
+            )
             crops.append(square(image, video.tracked.xyxy_N4[row], c.crop_px))
             frames.append(square(image, (0, 0, *image.shape[1::-1]), c.frame_px))
         each = [channels_first(torch.as_tensor(np.stack(x))) for x in (crops, frames)]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ...datasets.frames import WHOLE, FrameCache, Numbers, square
+from ...datasets.frames import WHOLE, FrameCache, Numbers, Picture, square
 from ...datasets.problems import DataError, Problem
 from ...datasets.refer_kitti import LABELS_FILE, ReferKitti, frame_folder, normalise
 from ...datasets.store import Store
@@ -192,7 +192,7 @@ class Reader:
             for look in range(looks):
                 image = self._image(store, video, int(frame[row, look]))
                 part = slice(4 * look, 4 * look + 4)
-                crops[row, look] = square(image, box[row, part], self.crop_px, crop_window[row, part])
+                crops[row, look] = square(image.frame, box[row, part], self.crop_px, crop_window[row, part], image.size)
                 wholes[row, look] = self._whole(image, frame_window[row, part])
         return {
             "crop": crops,
@@ -211,7 +211,7 @@ class Reader:
             image = self._image(store, row["video"], row["frame"])
             wholes[number] = self._whole(image)
             for box in np.array(row["box"]).reshape(-1, 4):
-                crops.append(square(image, box, self.crop_px))
+                crops.append(square(image.frame, box, self.crop_px, size=image.size))
                 frame_of.append(number)
             places.append(np.array(row["geometry"], np.float32).reshape(-1, 8))
         return {
@@ -224,8 +224,8 @@ class Reader:
             "video": np.array(rows.column("video").to_pylist(), np.str_),
         }
 
-    def _image(self, store: Store, video: str, frame: int) -> NDArray[np.uint8]:
-        return self.frames.get(store, f"{frame_folder(video)}/{frame:06d}.png")
+    def _image(self, store: Store, video: str, frame: int) -> Picture:
+        return self.frames.picture(store, f"{frame_folder(video)}/{frame:06d}.png")
 
-    def _whole(self, image: NDArray[np.uint8], window: Numbers = WHOLE) -> NDArray[np.uint8]:
-        return square(image, (0, 0, image.shape[1], image.shape[0]), self.frame_px, window)
+    def _whole(self, image: Picture, window: Numbers = WHOLE) -> NDArray[np.uint8]:
+        return square(image.frame, (0, 0, *image.size), self.frame_px, window, image.size)

@@ -14,7 +14,6 @@ from PIL import Image
 
 from ...datasets.frames import square
 from ...datasets.refer_kitti import ReferKitti, normalise
-from ...datasets.store import Store
 from ...datasets.stream import cut, stream
 from ..metrics.tracking import Boxes, Matches
 from ..posthoc.calibration import expression_prior, threshold_of
@@ -123,11 +122,8 @@ def example_row(data: ReferKitti, video: str, tracks: str, window_frames: int, l
     found = data.tracks(video, tracks)
     boxes = Boxes(found.frame_N, found.id_N, found.xyxy_N4)
     look = windows_of(boxes, window_frames, window_frames, looks).looked_WT[0]
-    store: Store = data.store
     return {
-        "frames": [
-            [base64.b64encode(store.read(data.frame_path(video, int(f)))).decode() for f in boxes.frame_N[look]]
-        ],
+        "frames": [[base64.b64encode(data.frame_file(video, int(f))).decode() for f in boxes.frame_N[look]]],
         "boxes": [boxes.xyxy_N4[look].tolist()],
         "frame_numbers": [boxes.frame_N[look].tolist()],
         "expression": [data.expressions(video)[0].replace("-", " ")],
