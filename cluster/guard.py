@@ -26,8 +26,11 @@ from typing import Any
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def descendants(pid: int) -> list[int]:
-    """Every living process that descends from this one, parents first; zombies are not living."""
+def descendants(pid: int, *, zombies: bool = False) -> list[int]:
+    """Every living process that descends from this one, parents first; zombies are not living.
+
+    A zombie may still hold files and ports: its first thread has ended, others are about to.
+    """
     children: dict[int, list[int]] = {}
     dead = set()
     for entry in Path("/proc").iterdir():
@@ -38,7 +41,7 @@ def descendants(pid: int) -> list[int]:
         except OSError:  # it has ended in this moment
             continue
         children.setdefault(int(fields[1]), []).append(int(entry.name))
-        if fields[0] in "ZX":
+        if fields[0] in "ZX" and not zombies:
             dead.add(int(entry.name))
     found = list(children.get(pid, ()))
     for child in found:
@@ -65,7 +68,7 @@ def end_all() -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         reap()
-        if not descendants(os.getpid()):
+        if not descendants(os.getpid(), zombies=True):
             return
         time.sleep(0.01)
 

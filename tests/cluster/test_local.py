@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psycopg
@@ -65,6 +66,11 @@ def python(cluster: LocalCluster, host: int | None, code: str, *words: str, **en
     return done.stdout
 
 
+def s3_client(config: Config | None = None) -> Any:
+    """By the variables as they are now: boto3's default session keeps the credentials that it met first."""
+    return boto3.Session().client("s3", config=config)
+
+
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
@@ -116,7 +122,7 @@ def test_wrong_rights_are_refused_by_the_servers(cluster: LocalCluster, monkeypa
     with pytest.raises(psycopg.OperationalError, match="no password supplied"):
         psycopg.connect(cluster.ledger, connect_timeout=10)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    s3 = boto3.client("s3", config=Config(retries={"total_max_attempts": 1}))
+    s3 = s3_client(config=Config(retries={"total_max_attempts": 1}))
     with pytest.raises(s3.exceptions.ClientError, match=r"403|SignatureDoesNotMatch|AccessDenied"):
         s3.list_objects_v2(Bucket="bucket")
 
@@ -193,7 +199,7 @@ def test_stopped_servers_refuse_and_come_back_with_what_they_stored(cluster: Loc
             connects(server.address, server.port)
     for server in servers:
         server.start()
-    assert boto3.client("s3").get_object(Bucket="bucket", Key="stored")["Body"].read() == b"by boto3"
+    assert s3_client().get_object(Bucket="bucket", Key="stored")["Body"].read() == b"by boto3"
     with psycopg.connect(cluster.ledger) as connection:
         connection.execute("SELECT x FROM stored")
     code = "import mlflow; print(len(mlflow.search_runs(experiment_names=['stored'], output_format='list')))"
@@ -215,7 +221,7 @@ def test_paused_servers_are_silent_and_an_open_connection_goes_on_later(cluster:
         assert connection.execute("SELECT 1").fetchone() == (1,)
     cluster.mlflow.ready()  # it answers in time again, once the machine lets it
     assert status(f"{cluster.mlflow.url}/health") == 200
-    assert boto3.client("s3").list_objects_v2(Bucket="bucket")["ResponseMetadata"]["HTTPStatusCode"] == 200
+    assert s3_client().list_objects_v2(Bucket="bucket")["ResponseMetadata"]["HTTPStatusCode"] == 200
 
 
 def left_behind(cluster: LocalCluster) -> list[str]:

@@ -15,7 +15,7 @@ from refsweep.cluster import network, servers
 from refsweep.cluster.guard import descendants
 from refsweep.cluster.local import LocalCluster
 from refsweep.cluster.network import Loopback, free_network, make_network
-from refsweep.cluster.programs import ClusterError, MissingError, Program, free_port
+from refsweep.cluster.programs import ClusterError, MissingError, Program, free_port, listens
 
 # One child in a session of its own, one that init would adopt, one that is plain.
 RUNAWAYS = "setsid sleep 500 & (setsid sleep 500 & sleep 500 &) & sleep 500"
@@ -59,6 +59,30 @@ def test_kill_ends_what_left_group_session_and_parent(program: Program):
     assert not [p for p in pids if alive(p)]
     assert not program.running
     assert program.pids() == []
+
+
+LISTENER = """
+import socket, sys, threading, time
+held = bytearray(300_000_000)
+held[::4096] = bytes(len(held[::4096])).replace(b"\\0", b"\\1")
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+for _ in range(300):
+    threading.Thread(target=time.sleep, args=(500,)).start()
+"""
+
+
+def test_a_killed_program_holds_no_port_however_many_threads_it_had(tmp_path: Path):
+    port = free_port()
+    command = [sys.executable, "-c", LISTENER, str(port)]
+    program = Program("a listener", command, log=tmp_path / "log", environment=dict(os.environ))
+    program.start()
+    program.wait(lambda: listens("127.0.0.1", port) and threads(program) > 300, 60)
+    program.kill()
+    assert not listens("127.0.0.1", port)
+
+
+def threads(program: Program) -> int:
+    return sum(len(list(Path(f"/proc/{p}/task").iterdir())) for p in program.pids())
 
 
 def test_a_command_that_ends_takes_its_orphans_with_it(tmp_path: Path):
