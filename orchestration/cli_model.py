@@ -164,3 +164,31 @@ def track(
     tell(f"tracking {', '.join(expression)} in video {video}")
     found = follow(_package(model, storage, tracking), data, video, expression, file)
     show(found, as_json, table(f"{found['out']}: {found['frames']} frames", found["found"]))
+
+
+@app.command()
+def query(
+    model: Model,
+    gallery: Annotated[str, typer.Option(help="Data set, or any folder of images, or s3://.")],
+    text: Annotated[str | None, typer.Option(help="Who is asked for, in words.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="MODALITY=FILE, as nir=a.jpg; repeatable. Only for models that take some.")
+    ] = None,
+    identity: Annotated[
+        int | None, typer.Option(help="Who it is, if you know: right answers are framed green, wrong ones red.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many answers.")] = 10,
+    split: Annotated[str, typer.Option(help="Of a data set: train, calibration, validation or test.")] = "test",
+    file: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("query.png"),
+    storage: Storage = "./refsweep-out",
+    tracking: Tracking = None,
+    as_json: Json = False,
+) -> None:
+    """Find a person in a gallery, and draw the query and its best answers."""
+    from .query import open_gallery
+    from .query import query as ask
+
+    package = _package(model, storage, tracking)
+    among = open_gallery(package, gallery, split)
+    found = ask(package, among, text, image or (), identity, top, file)
+    show(found, as_json, table(f"{found['out']}: the best of {found['gallery']} images", found["found"]))

@@ -1,0 +1,168 @@
+"""Asks a re-identification model for a person: ranks a gallery, and draws the query and its best answers."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..datasets.problems import InputError
+from ..datasets.store import Store
+from ..trainables import task
+from ..trainables.package import Package
+from ..trainables.reid.serving import BATCH, GalleryAnswers
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+HEIGHT_PX, MARGIN_PX, FRAME_PX, LINE_PX, LINE_CHARACTERS = 256, 12, 6, 18, 26
+RIGHT, WRONG, UNKNOWN = (46, 160, 67), (218, 54, 51), (150, 150, 150)
+PAGE, INK = (250, 250, 250), (30, 30, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Image files and, where they are known, whom they show."""
+
+    store: Store
+    paths: Sequence[str]
+    identities: Sequence[int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Who is asked for. `images` has the model's names of modalities; `identity` is known to who asks, not to the
+    model."""
+
+    text: str | None = None
+    images: Mapping[str, bytes]
+    identity: int | None = None
+
+
+def open_gallery(package: Package, uri: str, split: str) -> Gallery:
+    """The gallery of a data set's split, or every image file of a folder. Raises InputError when there is none."""
+    module, store = task.load(package.trainable), Store(uri)
+    if not hasattr(module, "gallery"):
+        raise InputError(f"query needs a re-identification model, got {package.trainable}")
+    table = module.gallery(store, split)
+    if table is not None:
+        found = Gallery(store, table["path"].to_pylist(), table["identity"].to_pylist())
+    else:
+        paths = sorted(path for path, _ in store.walk() if PurePosixPath(path).suffix.lower() in IMAGES)
+        found = Gallery(store, paths, [None] * len(paths))
+    if not found.paths:
+        raise InputError(f"no image in the gallery at {uri}: {', '.join(IMAGES)}")
+    return found
+
+
+def named_images(answers: GalleryAnswers, given: Sequence[str]) -> dict[str, bytes]:
+    """`MODALITY=FILE` to content; the modality may be left out where a model has only one. Raises InputError."""
+    known = [name for name in answers.columns if name != "text"]
+    found = {}
+    for word in given:
+        name, equals, uri = word.partition("=")
+        if not equals:
+            name, uri = (known[0] if len(known) == 1 else ""), word
+        if name not in known:
+            raise InputError(
+                f"image must be one of {', '.join(f'{k}=FILE' for k in known)}, got {word!r}"
+                if known
+                else "this model takes no image as a query, only text"
+            )
+        if name in found:
+            raise InputError(f"{name} is given twice")
+        folder, _, file = uri.rpartition("/")
+        found[name] = Store(folder or ("/" if uri.startswith("/") else ".")).read(file)
+    return found
+
+
+def query(
+    package: Package,
+    gallery: Gallery,
+    text: str | None,
+    images: Sequence[str],
+    identity: int | None,
+    top: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Ranks a gallery and writes the picture; what was found. Raises InputError."""
+    if top < 1:
+        raise InputError(f"top must be >= 1, got {top}")
+    answers: GalleryAnswers = task.load(package.trainable).serve(package)
+    asked = Query(text=text, images=named_images(answers, images), identity=identity)
+    if text is not None and not text.strip():
+        raise InputError("text must not be empty")
+    score_G = answers.rank({**asked.images, **({"text": text} if text else {})}, _encoded(answers, gallery))
+    best = np.argsort(-score_G, kind="stable")[:top]
+    draw(gallery, asked, best, score_G).save(out)
+    found = [
+        {"rank": rank, "path": gallery.paths[g], "score": float(score_G[g]), "identity": gallery.identities[g]}
+        for rank, g in enumerate(best, 1)
+    ]
+    return {"gallery": len(gallery.paths), "out": str(out), "found": found}
+
+
+def _encoded(answers: GalleryAnswers, gallery: Gallery) -> dict[str, NDArray[Any]]:
+    """In parts: a gallery's files need not fit into memory."""
+    parts = []
+    for start in range(0, len(gallery.paths), BATCH):
+        paths = gallery.paths[start : start + BATCH]
+        try:
+            parts.append(answers.gallery([gallery.store.read(path) for path in paths]))
+        except InputError as error:
+            raise InputError(f"{gallery.store.uri}, one of {paths[0]} .. {paths[-1]}: {error}") from None
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+# -- the picture -------------------------------------------------------------------------------------------
+
+
+def draw(gallery: Gallery, asked: Query, best: NDArray[np.int64], score_G: NDArray[np.float32]) -> Image.Image:
+    """The query, then the best answers from left to right, each with rank and score. A frame is green or red where
+    both identities are known, else grey."""
+    tiles = [_tile(_open(content), name, UNKNOWN) for name, content in asked.images.items()]
+    if asked.text:
+        tiles.insert(0, _words(asked.text))
+    for rank, g in enumerate(best, 1):
+        known = gallery.identities[g]
+        colour = UNKNOWN if known is None or asked.identity is None else RIGHT if known == asked.identity else WRONG
+        said = f"{rank}: {score_G[g]:.3f}" + ("" if known is None else f"  id {known}")
+        tiles.append(_tile(_open(gallery.store.read(gallery.paths[g])), said, colour))
+    width = sum(tile.width + MARGIN_PX for tile in tiles) + MARGIN_PX
+    page = Image.new("RGB", (width, max(tile.height for tile in tiles) + 2 * MARGIN_PX), PAGE)
+    left = MARGIN_PX
+    for tile in tiles:
+        page.paste(tile, (left, MARGIN_PX))
+        left += tile.width + MARGIN_PX
+    return page
+
+
+def _open(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def _tile(image: Image.Image, said: str, colour: tuple[int, int, int]) -> Image.Image:
+    font = ImageFont.load_default(13)
+    width = max(round(image.width * HEIGHT_PX / image.height), 1)
+    whole = max(width + 2 * FRAME_PX, int(font.getlength(said)) + 1)
+    tile = Image.new("RGB", (whole, HEIGHT_PX + 2 * FRAME_PX + LINE_PX), PAGE)
+    paper = ImageDraw.Draw(tile)
+    paper.rectangle([0, 0, width + 2 * FRAME_PX - 1, HEIGHT_PX + 2 * FRAME_PX - 1], fill=colour)
+    tile.paste(image.resize((width, HEIGHT_PX), Image.Resampling.BICUBIC), (FRAME_PX, FRAME_PX))
+    paper.text((0, HEIGHT_PX + 2 * FRAME_PX + 1), said, fill=INK, font=font)
+    return tile
+
+
+def _words(text: str) -> Image.Image:
+    font = ImageFont.load_default(14)
+    lines = textwrap.wrap(text, LINE_CHARACTERS)[: HEIGHT_PX // LINE_PX]
+    tile = Image.new("RGB", (max(int(font.getlength(line)) for line in lines) + 8, HEIGHT_PX + 2 * FRAME_PX), PAGE)
+    paper = ImageDraw.Draw(tile)
+    for number, line in enumerate(lines):
+        paper.text((0, number * LINE_PX), line, fill=INK, font=font)
+    return tile
