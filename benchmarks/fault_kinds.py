@@ -19,7 +19,7 @@ ACTOR = ("ray::ResourceTrainable", "ray::TuneTrial")  # Tune's actor when it wor
 RAYLET = "/raylet/raylet "
 SMALL = Shape()  # for most
 ONE_SLOT = Shape(slots=1, trials=5, epochs=4, seconds_per_epoch=1.0)
-TWO_WORKERS = Shape(slots=1, trials=2, workers=2)
+TWO_WORKERS = Shape(slots=1, trials=2, epochs=5, workers=2)  # time enough to find a worker in the logs
 STALLING = Shape(trials=4, epochs=4, seconds_per_epoch=3.0)  # without S3 or PostgreSQL nothing goes on
 SLOW = Shape(trials=2, epochs=5, seconds_per_epoch=10.0)  # trials talk past a silent host until Ray gives it up
 LONG = Shape(trials=6, epochs=4, seconds_per_epoch=4.0)  # without MLflow everything does
@@ -45,11 +45,7 @@ def somewhere(sweep: FaultySweep, chance: random.Random, least: int, most: int) 
     moment between two trials, when there is nothing to hit."""
     sweep.wait_for_epochs(chance.randint(least, most))
     time.sleep(chance.uniform(0.1, 0.9) * sweep.shape.seconds_per_epoch)
-    until = time.monotonic() + 60
-    while sweep.running() < sweep.shape.slots:
-        if time.monotonic() > until:
-            raise RuntimeError(f"never were {sweep.shape.slots} trials running")
-        time.sleep(0.05)
+    sweep.wait(lambda: sweep.running() >= sweep.shape.slots)
 
 
 def kill(sweep: FaultySweep, pid: int) -> None:

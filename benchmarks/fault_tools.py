@@ -21,13 +21,18 @@ WORKER = ("ray::RayTrainWorker",)
 
 
 def worker_of_rank(sweep: FaultySweep, rank: int) -> int:
-    """Process id of a Ray Train worker, which only the log of its run tells."""
-    alive = {pid for _, pid in sweep.processes(*WORKER)}
+    """Process id of a Ray Train worker, which only the log of its run tells, once there is one."""
     found: list[tuple[float, int]] = []
-    for host in range(sweep.cluster.hosts):
-        for log in sweep.cluster.host_temp(host).resolve().rglob("logs/train/*controller*.log"):
-            for pid in re.findall(rf"pid=(\d+)\) world_rank={rank}\b", log.read_text(errors="replace")):
-                found += [(log.stat().st_mtime, int(pid))] if int(pid) in alive else []
+
+    def look() -> bool:
+        alive = {pid for _, pid in sweep.processes(*WORKER)}
+        for host in range(sweep.cluster.hosts):
+            for log in sweep.cluster.host_temp(host).resolve().rglob("logs/train/*controller*.log"):
+                for pid in re.findall(rf"pid=(\d+)\) world_rank={rank}\b", log.read_text(errors="replace")):
+                    found.extend([(log.stat().st_mtime, int(pid))] if int(pid) in alive else [])
+        return bool(found)
+
+    sweep.wait(look)
     return max(found)[1]
 
 

@@ -35,7 +35,12 @@ def main(words: Sequence[str] = ()) -> None:
         os.environ.update(cluster.environment())
         for name in names:
             chance = random.Random(f"{options.seed}/{name}")
-            row, found = _measured(cluster, Path(folder), name, FAULTS[name], chance, options.rounds)
+            try:
+                row, found = _measured(cluster, Path(folder), name, FAULTS[name], chance, options.rounds)
+            except RuntimeError as error:  # the sweep did not survive, or the fault could not be made
+                problems.append(f"{name}: {error}")
+                sys.stderr.write(f"{problems[-1]}\n")
+                continue
             rows.append(row)
             problems += [f"{name}: {problem}" for problem in found]
             sys.stderr.write(f"{row}\n")
