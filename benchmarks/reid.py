@@ -54,10 +54,12 @@ def retrieval() -> list[dict[str, Any]]:
     rows_of: list[dict[str, Any]] = []
     # right answers are anywhere in the list of a model that knows nothing: the slowest case
     for what, who in (("a fair model", ids), ("a model that knows nothing", [rng.permutation(i) for i in ids])):
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         figures = rank(*found, *who, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
         name = f"retrieval metrics of {what} (mAP {figures['map']:.2g} %), s"
-        rows_of.append({"figure": name, "measured": time.perf_counter() - began, "target": "<= 60"})
+        rows_of.append({"figure": name, "measured": wall_s, "target": "<= 60"})
+        rows_of.append({"figure": "CPU seconds of it, all threads", "measured": cpu_s, "target": ""})
     return [
         *rows_of,
         {"figure": "peak memory of that process, MiB", "measured": peak_mib(), "target": "<= 2048"},
