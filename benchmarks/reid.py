@@ -1,0 +1,79 @@
+"""Person re-identification: seconds and memory of the retrieval metrics.
+
+python -m refsweep.benchmarks reid
+python -m refsweep.benchmarks.reid retrieval   one case, as JSON, in a process that does nothing else
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..trainables.metrics.retrieval import rank
+from .common import publish
+
+QUERIES, GALLERY, WIDTH, IDENTITIES, CAMERAS, THREADS = 10_000, 50_000, 512, 5_000, 6, 2
+NOISE = 2.3  # of a row, in lengths of what its identity shares: mAP is neither 0 nor 100
+
+
+def main() -> None:
+    """Each case in a process of its own, so that its memory can be told."""
+    rows = [row for case in CASES for row in _apart(case)]
+    case = f"{QUERIES:,} queries x {GALLERY:,} of {WIDTH}-d, {THREADS} threads"
+    publish("reid", f"person re-identification; {case}", rows)
+
+
+def _apart(case: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", __name__, case]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def retrieval() -> list[dict[str, Any]]:
+    """All figures of 10k queries in a gallery of 50k, with cameras, on two threads."""
+    torch.set_num_threads(THREADS)
+    rng = np.random.default_rng(0)
+    shared_ID = rng.standard_normal((IDENTITIES, WIDTH), np.float32)
+    found, ids, cameras = [], [], []
+    for rows in (QUERIES, GALLERY):
+        id_N = rng.integers(0, IDENTITIES, rows)
+        feature_ND = rng.standard_normal((rows, WIDTH), np.float32)
+        feature_ND *= NOISE
+        feature_ND += shared_ID[id_N]
+        feature_ND /= np.linalg.norm(feature_ND, axis=1, keepdims=True)
+        found.append(feature_ND)
+        ids.append(id_N)
+        cameras.append(rng.integers(0, CAMERAS, rows))
+    before_mib = peak_mib()
+    rows_of: list[dict[str, Any]] = []
+    # where a model knows nothing, right answers lie anywhere in the list: most of it is sorted
+    for what, who in (("a fair model", ids), ("a model that knows nothing", [rng.permutation(i) for i in ids])):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        figures = rank(*found, *who, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+        name = f"retrieval metrics of {what} (mAP {figures['map']:.2g} %), s"
+        rows_of.append({"figure": name, "measured": wall_s, "target": "<= 60"})
+        rows_of.append({"figure": "CPU seconds of it, all threads", "measured": cpu_s, "target": ""})
+    return [
+        *rows_of,
+        {"figure": "peak memory of that process, MiB", "measured": peak_mib(), "target": "<= 2048"},
+        {"figure": "of it before ranking began", "measured": before_mib, "target": ""},
+    ]
+
+
+def peak_mib() -> float:
+    """Most memory this process has held; not `ru_maxrss`, which starts at that of the process it came from."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+CASES = {"retrieval": retrieval}
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(CASES[sys.argv[1]]()) + "\n")
