@@ -1,0 +1,93 @@
+"""A trained model answering: which pictures of a gallery show the person that is asked for?
+
+A row is a query and its gallery. A gallery that is asked many times is encoded once: `gallery`, then `rank`.
+
+Shapes: G gallery rows, D width.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...datasets.frames import Frame
+from ...datasets.problems import InputError
+from . import evaluation
+
+Content = bytes | str
+BATCH = 32
+
+
+class GalleryAnswers(ABC):
+    """What the re-identification models share in serving; each says what a query is and how it is encoded."""
+
+    columns: tuple[str, ...]  # of a query
+
+    def __init__(self, setting: Mapping[str, float]) -> None:
+        self.setting = dict(setting)
+
+    @abstractmethod
+    def encode_images(self, images: Sequence[Frame]) -> Mapping[str, NDArray[Any]]:
+        """Gallery pictures as arrays, a row each: `feature` (G x D, of length 1) and what else `bonus` reads."""
+
+    @abstractmethod
+    def encode_query(self, query: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:
+        """A query as arrays of one row, with `feature` 1 x D. Raises InputError when there is nothing to ask for."""
+
+    def bonus(self, query: Mapping[str, NDArray[Any]], gallery: Mapping[str, NDArray[Any]]) -> Any:
+        """The second similarity, 1 x G, or None."""
+        return None
+
+    def gallery(self, images: Sequence[Content]) -> dict[str, NDArray[Any]]:
+        """An encoded gallery, of PNG or JPEG files as bytes or base64. Raises InputError for one that won't decode."""
+        if not len(images):
+            raise InputError("gallery must hold at least one image, got none")
+        found = []
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            found.append(self.encode_images([decode(c, f"gallery image {start + i}") for i, c in enumerate(part)]))
+        return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+
+    def rank(self, query: Mapping[str, Any], gallery: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """How well each picture of an encoded gallery fits, G; larger is better. With re-ranking minus a distance."""
+        asked = self.encode_query(query)
+        bonus_1G = self.bonus(asked, gallery) if self.setting.get("bonus") else None
+        found_1G = evaluation.similarities(asked["feature"], gallery["feature"], self.setting, bonus_1G)
+        return np.asarray(found_1G[0])
+
+    def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Each row has a query's columns and `gallery`, a list of image files as bytes or base64.
+
+        Gives `order` (rows of the gallery, best first) and `score` (of each, in that order).
+        """
+        order, score = [], []
+        names = [name for name in self.columns if name in rows]
+        for index, images in enumerate(rows["gallery"]):
+            found_G = self.rank({name: rows[name][index] for name in names}, self.gallery(list(images)))
+            best = np.argsort(-found_G, kind="stable")
+            order.append(best.tolist())
+            score.append(found_G[best].tolist())
+        return {"order": order, "score": score}
+
+
+def decode(content: Content, where: str) -> Frame:
+    """An image file as RGB, H x W x 3. Raises InputError that says where it was."""
+    try:
+        raw = base64.b64decode(content, validate=True) if isinstance(content, str) else bytes(content)
+        with Image.open(io.BytesIO(raw)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, binascii.Error) as error:
+        raise InputError(f"{where} must be a PNG or JPEG file, as bytes or base64: {error}") from None
+
+
+def encode(content: bytes) -> str:
+    """An image file as base64, which survives JSON."""
+    return base64.b64encode(content).decode()
