@@ -70,8 +70,8 @@ def test_at_the_start_every_modality_is_clip_itself():
 
 def test_an_update_is_alpha_over_rank_times_b_a_worked_out_by_hand():
     update = RoutedUpdate(2, 2, 1, rank=1, alpha=0.5)
-    update.down_PMRI.data = torch.tensor([[[[1.0, 2.0]], [[0.0, 1.0]]]])
-    update.up_PMRO.data = torch.tensor([[[[3.0]], [[10.0]]]])
+    update.down_MQI.data = torch.tensor([[[1.0, 2.0]], [[0.0, 1.0]]])
+    update.up_MQO.data = torch.tensor([[[3.0]], [[10.0]]])
     x = torch.tensor([[[1.0, 1.0]], [[1.0, 1.0]]])
     (found,) = update(x, torch.zeros(1, 2), torch.zeros(1), Route.of(torch.tensor([0, 1]), 2))
     # 0.5 * 3 * (1 + 2) and 0.5 * 10 * 1
@@ -82,9 +82,9 @@ def test_an_update_is_alpha_over_rank_times_b_a_worked_out_by_hand():
 def test_published_sizes_scale_by_a_quarter_and_start_with_b_at_zero():
     update = RoutedUpdate(4, 768, 768, rank=4, alpha=1.0, parts=3)
     assert update.scale == 0.25
-    assert update.up_PMRO.count_nonzero() == 0
-    assert update.down_PMRI.abs().max() <= 768**-0.5  # Kaiming's bound at a = sqrt 5 is 1 / sqrt fan-in
-    assert update.down_PMRI.std().item() == pytest.approx((768 * 3) ** -0.5, rel=0.02)
+    assert update.up_MQO.count_nonzero() == 0
+    assert update.down_MQI.abs().max() <= 768**-0.5  # Kaiming's bound at a = sqrt 5 is 1 / sqrt fan-in
+    assert update.down_MQI.std().item() == pytest.approx((768 * 3) ** -0.5, rel=0.02)
 
 
 def test_each_modality_learns_from_its_own_images_alone():
@@ -92,10 +92,10 @@ def test_each_modality_learns_from_its_own_images_alone():
     made.encode_images(images(4), torch.tensor([1, 1, 3, 3])).sum().backward()
     for block in made.mer.blocks:
         for update in (block.qkv, block.out, block.fc, block.proj):
-            for parameter in (update.down_PMRI, update.up_PMRO):
-                assert parameter.grad[:, [0, 2]].count_nonzero() == 0
-                assert parameter.grad[:, 1].abs().sum() > 0
-                assert parameter.grad[:, 3].abs().sum() > 0
+            for parameter in (update.down_MQI, update.up_MQO):
+                assert parameter.grad[[0, 2]].count_nonzero() == 0
+                assert parameter.grad[1].abs().sum() > 0
+                assert parameter.grad[3].abs().sum() > 0
 
 
 def test_text_never_enters_mer():

@@ -6,6 +6,7 @@ Shapes: B rows, S sets of modalities, M modalities, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
 from ..losses.sdm import SdmKind, sdm
+from .config import Config
 from .model import MODALITIES, TEXT, MmReid
 from .sampling import VIS
 
@@ -79,7 +81,7 @@ class Ramp:
         return max(0.0, (now - self.start) / (self.full - self.start))
 
 
-def features(model: MmReid, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def features(model: MmReid, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Features of a batch's samples at their row and modality, B x M x D, and which are there, B x M."""
     rows = len(batch["label"])
     image_ND = model.encode_images(batch["image"], batch["modality"])
@@ -102,4 +104,21 @@ def composition(label_B: Tensor, there_BM: Tensor) -> dict[str, Tensor]:
         "identities": torch.tensor(float(len(identities)), device=label_B.device),
         "fewest_rows": counts.min().float(),
         "paired": torch.stack(both).mean(),
+    }
+
+
+def losses(model: MmReid, c: Config, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+    """Weighted terms, and without gradient what is watched: the mean length of features, the batch's composition."""
+    grid_BMD, there_BM = features(model, batch)
+    sets = sets_of(there_BM)
+    raw_SD, bn_SD = model.fuse(grid_BMD[sets.row_S], sets.there_SM)
+    identity_S = batch["label"][sets.row_S]
+    ramp = Ramp(start=c.sdm_start, full=c.sdm_full, unit=c.sdm_ramp)(progress, c.epochs)
+    logit_SI = model.classify(bn_SD).float()
+    return {
+        "identity": F.cross_entropy(logit_SI, identity_S, label_smoothing=c.label_smoothing),
+        "sdm": ramp * c.sdm_weight * aligned(c.sdm_kind, bn_SD, identity_S, sets.kind_S, c.temperature),
+        "norm": c.norm_weight * norm_penalty(raw_SD, c.norm_target, c.norm_band),
+        "feature_norm": raw_SD.detach().float().norm(dim=-1).mean(),
+        **composition(batch["label"], there_BM),
     }
