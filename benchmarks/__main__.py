@@ -10,7 +10,7 @@ import sys
 
 from .common import OUT, where
 
-NAMES = ("posthoc", "streaming", "objects", "machinery", "several", "scale", "actors", "scoring", "quality")
+NAMES = ("posthoc", "streaming", "objects", "machinery", "several", "scale", "actors", "scoring", "reid", "quality")
 NAMED = ("faults",)  # only when asked for
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Person re-identification: seconds and memory of the retrieval metrics.
+
+python -m refsweep.benchmarks reid
+python -m refsweep.benchmarks.reid retrieval   one case, as JSON, in a process that does nothing else
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..trainables.metrics.retrieval import rank
+from .common import publish
+
+QUERIES, GALLERY, WIDTH, IDENTITIES, CAMERAS, THREADS = 10_000, 50_000, 512, 5_000, 6, 2
+NOISE = 1.5  # of a row, in lengths of what its identity shares: mAP is neither 0 nor 100
+
+
+def main() -> None:
+    """Each case in a process of its own, so that its memory can be told."""
+    rows = [row for case in CASES for row in _apart(case)]
+    publish("reid", "person re-identification", rows)
+
+
+def _apart(case: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", __name__, case]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def retrieval() -> list[dict[str, Any]]:
+    """All figures of 10k queries in a gallery of 50k, with cameras, on two threads."""
+    torch.set_num_threads(THREADS)
+    rng = np.random.default_rng(0)
+    shared_ID = rng.standard_normal((IDENTITIES, WIDTH), np.float32)
+    found, ids, cameras = [], [], []
+    for rows in (QUERIES, GALLERY):
+        id_N = rng.integers(0, IDENTITIES, rows)
+        feature_ND = rng.standard_normal((rows, WIDTH), np.float32)
+        feature_ND *= NOISE
+        feature_ND += shared_ID[id_N]
+        feature_ND /= np.linalg.norm(feature_ND, axis=1, keepdims=True)
+        found.append(feature_ND)
+        ids.append(id_N)
+        cameras.append(rng.integers(0, CAMERAS, rows))
+    before_mib, began = peak_mib(), time.perf_counter()
+    figures = rank(*found, *ids, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
+    wall_s = time.perf_counter() - began
+    case = f"{QUERIES:,} queries x {GALLERY:,} of {WIDTH}-d, {THREADS} threads"
+    return [
+        {"figure": f"retrieval metrics, {case}, s", "measured": wall_s, "target": "<= 60"},
+        {"figure": "peak memory of that process, MiB", "measured": peak_mib(), "target": "<= 2048"},
+        {"figure": "of it before ranking began", "measured": before_mib, "target": ""},
+        {"figure": "mAP of the made features, %", "measured": figures["map"], "target": ""},
+    ]
+
+
+def peak_mib() -> float:
+    """Most memory this process has held; not `ru_maxrss`, which starts at that of the process it came from."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+CASES = {"retrieval": retrieval}
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(CASES[sys.argv[1]]()) + "\n")
