@@ -30,7 +30,7 @@ from .multimodal.sampling import Pools, Sampling, draw
 from .multimodal.serving import Answers
 from .package import Package
 from .reid.classifier import load_all_but_classifier
-from .reid.evaluation import Grid
+from .reid.evaluation import grid_of
 from .reid.images import CACHE_MIB, Augmentation, ImageReader
 from .reid.serving import encode
 from .task import Predictor, Scores, plain
@@ -206,7 +206,7 @@ class Task:
         if setting is None:
             c = self.config
             mixes = [Mix(mix, weight) for mix in c.mix for weight in c.text_weight]
-            grid = Grid(expand_k=c.expand_k, rerank_k1=c.rerank_k1, rerank_k2=c.rerank_k2, rerank_lambda=c.rerank_lambda)
+            grid = grid_of(c.rerank_k1, c.rerank_k2, c.rerank_lambda, c.expand_k, c.expand_alpha)
             setting = choose_setting(self._encoded("calibration", predictions["calibration"]), mixes, grid)
         split = list(predictions)[-1]
         found = figures(self._encoded(split, predictions[split]), setting)

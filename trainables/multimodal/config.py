@@ -59,10 +59,11 @@ class Config(LoopConfig):
     score_batch: int = 64  # samples a step when scoring
     mix: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)  # tried post hoc: share of the single modalities in a query
     text_weight: tuple[float, ...] = (0.5, 1.0, 2.0)  # of text in that share; an image weighs 1
-    expand_k: tuple[int, ...] = (0,)
-    rerank_k1: tuple[int, ...] = (0,)
-    rerank_k2: tuple[int, ...] = (6,)
-    rerank_lambda: tuple[float, ...] = (0.3,)
+    expand_k: tuple[int, ...] = ()  # gallery rows that join a query; none, and those below: not tried
+    expand_alpha: tuple[float, ...] = (0.0, 3.0)  # power of their similarity
+    rerank_k1: tuple[int, ...] = ()  # k-reciprocal re-ranking
+    rerank_k2: tuple[int, ...] = (1, 6)
+    rerank_lambda: tuple[float, ...] = (0.3, 0.6, 0.8)
 
     @property
     def ranks(self) -> tuple[int, ...]:

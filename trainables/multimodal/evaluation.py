@@ -13,7 +13,7 @@ Shapes: N samples, Q queries, M modalities, D width, G gallery rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 
 import numpy as np
@@ -22,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from ...datasets.problems import DataError, Problem
-from ..reid.evaluation import RETRIEVAL_METRICS, Grid, Retrieval, choose, mean_figures
+from ..metrics.retrieval import Truth
+from ..posthoc.reranking import Features, Grid
+from ..reid.evaluation import RETRIEVAL_METRICS, Retrieval, choose, mean_figures
 from .model import MODALITIES, TEXT, MmReid
 from .sampling import VIS
 
@@ -118,10 +120,8 @@ class Encoded:
         q = self._questions
         return {
             c: Retrieval(
-                query_QD=mix(self._fused[c], self._single_ND[rows], c),
-                gallery_GD=self._single_ND[q.gallery],
-                query_id_Q=q.identity_N[rows[:, 0]],
-                gallery_id_G=q.identity_N[q.gallery],
+                Features.of(mix(self._fused[c], self._single_ND[rows], c), self._single_ND[q.gallery]),
+                Truth(q.identity_N[rows[:, 0]], q.identity_N[q.gallery]),
             )
             for c, rows in q.queries.items()
         }
@@ -155,18 +155,20 @@ def choose_setting(encoded: Encoded, mixes: Sequence[Mix], grid: Grid) -> dict[s
     values = [mean_figures(list(encoded.retrievals(mix).values()), {})["map"] for mix in candidates]
     best = candidates[int(np.argmax(values))]
     chosen = choose(list(encoded.retrievals(best).values()), grid)
-    return {"mix": best.mix, "text_weight": best.text_weight, **chosen}
+    return {**asdict(best), **chosen}
 
 
-def mix_of(setting: Mapping[str, float]) -> Mix:
-    """The mixture of a setting."""
-    return Mix(setting.get("mix", 0.0), setting.get("text_weight", 1.0))
+def parted(setting: Mapping[str, float]) -> tuple[Mix, dict[str, float]]:
+    """The mixture of a setting, and what is left: re-ranking's part."""
+    own = {f.name: setting[f.name] for f in fields(Mix) if f.name in setting}
+    return Mix(**own), {name: value for name, value in setting.items() if name not in own}
 
 
 def figures(encoded: Encoded, setting: Mapping[str, float]) -> dict[str, float]:
     """METRICS under a setting, in percent, without those that the split has no queries for; and `map_<combination>`
     of each combination."""
-    by_combination = {c: r.ranking(setting).figures() for c, r in encoded.retrievals(mix_of(setting)).items()}
+    mix, rest = parted(setting)
+    by_combination = {c: r.ranking(rest).figures() for c, r in encoded.retrievals(mix).items()}
     found = {name: float(np.mean([f[name] for f in by_combination.values()])) for name in RETRIEVAL_METRICS}
     for size, values in _by_size(by_combination):
         found[f"map_{size}"] = float(np.mean(values))

@@ -16,7 +16,7 @@ from ...datasets.frames import Frame, FrameCache
 from ...datasets.problems import InputError
 from ..reid.images import ImageReader
 from ..reid.serving import GalleryAnswers, decode
-from .evaluation import fused, mix_of
+from .evaluation import fused, parted
 from .model import MODALITIES, TEXT, MmReid
 from .reading import tokenize
 from .sampling import VIS
@@ -28,7 +28,8 @@ class Answers(GalleryAnswers):
     columns = MODALITIES[VIS + 1 :]
 
     def __init__(self, model: MmReid, config: Any, setting: Mapping[str, float]) -> None:
-        super().__init__(setting)
+        self._mix, rest = parted(setting)
+        super().__init__(rest)
         self.model = model.eval()
         self._images = ImageReader(config.height_px, config.width_px, FrameCache(0))
 
@@ -54,7 +55,7 @@ class Answers(GalleryAnswers):
         rows = np.arange(len(given))
         single_MD = fused(self.model, found_ND, np.array(given)[:, None], rows[:, None])
         whole_1D = fused(self.model, found_ND, np.array([given]), rows[None])
-        return {"feature": mix_of(self.setting)(whole_1D, single_MD[None], given)}
+        return {"feature": self._mix(whole_1D, single_MD[None], given)}
 
     @torch.no_grad()
     def _encode(self, images: Sequence[Frame], modality_N: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ...datasets.frames import Frame
 from ...datasets.problems import InputError
+from ..posthoc.reranking import Features
 from . import evaluation
 
 Content = bytes | str
@@ -60,7 +61,8 @@ class GalleryAnswers(ABC):
         """How well each picture of an encoded gallery fits, G; larger is better. With re-ranking minus a distance."""
         asked = self.encode_query(query)
         bonus_1G = self.bonus(asked, gallery) if self.setting.get("bonus") else None
-        found_1G = evaluation.similarities(asked["feature"], gallery["feature"], self.setting, bonus_1G)
+        features = Features.of(asked["feature"], gallery["feature"])
+        found_1G = evaluation.similarities(features, self.setting, bonus_1G)
         return np.asarray(found_1G[0])
 
     def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
