@@ -30,7 +30,6 @@ from .multimodal.sampling import Pools, Sampling, draw
 from .multimodal.serving import Answers
 from .package import Package
 from .reid.classifier import load_all_but_classifier
-from .reid.evaluation import grid_of
 from .reid.images import CACHE_MIB, Augmentation, ImageReader
 from .reid.serving import encode
 from .task import Predictor, Scores, plain
@@ -206,8 +205,7 @@ class Task:
         if setting is None:
             c = self.config
             mixes = [Mix(mix, weight) for mix in c.mix for weight in c.text_weight]
-            grid = grid_of(c.rerank_k1, c.rerank_k2, c.rerank_lambda, c.expand_k, c.expand_alpha)
-            setting = choose_setting(self._encoded("calibration", predictions["calibration"]), mixes, grid)
+            setting = choose_setting(self._encoded("calibration", predictions["calibration"]), mixes, c.grid())
         split = list(predictions)[-1]
         found = figures(self._encoded(split, predictions[split]), setting)
         return Scores({name: found[name] for name in METRICS if name in found}, dict(setting))

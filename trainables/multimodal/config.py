@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ...datasets.problems import InputError
 from ..config import LoopConfig
 from ..losses.sdm import CLAMP, KINDS, SdmKind
+from ..posthoc import reranking
+from ..reid.evaluation import grid_of
 from ..towers import clip
 from .model import MODALITIES
 
@@ -96,7 +99,20 @@ class Config(LoopConfig):
                 found.append(f"heads must divide {wide}, the width of {name}, got {self.heads}")
         if self.batch % self.per_identity or self.batch < 2 * self.per_identity:
             found.append(f"batch must be a multiple of per_identity, twice or more, got {self.batch}")
-        return found + self._problems_of_losses()
+        return found + self._problems_of_losses() + self._problems_of_grid()
+
+    def grid(self) -> reranking.Grid:
+        """The settings of re-ranking that are tried."""
+        return grid_of(self.rerank_k1, self.rerank_k2, self.rerank_lambda, self.expand_k, self.expand_alpha)
+
+    def _problems_of_grid(self) -> list[str]:
+        found = [f"mix must be in 0..1, got {v}" for v in self.mix if not 0 <= v <= 1]
+        found += [f"text_weight must be in 0..100, got {v}" for v in self.text_weight if not 0 < v <= 100]
+        try:
+            self.grid().settings()
+        except InputError as error:
+            found += [f"rerank and expand: {line}" for line in str(error).splitlines()]
+        return found
 
     def _problems_of_losses(self) -> list[str]:
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -36,9 +37,10 @@ class Clipping:
         found = list(parameters)
         norm = nn.utils.get_total_norm([p.grad for p in found if p.grad is not None])
         length = float(norm)
-        limit = float(np.quantile([*self._seen, length], self._quantile))
-        if np.isfinite(length):  # one that is not would stay in every quantile
-            self._seen.append(length)
+        if not math.isfinite(length):  # nothing to cut to size: the next loss is not a number, and says so
+            return Clipped(length, True)
+        self._seen.append(length)
+        limit = float(np.quantile(self._seen, self._quantile))
         nn.utils.clip_grads_with_norm_(found, limit if self._norm is None else min(limit, self._norm), norm)
         return Clipped(length, length > limit)
 
