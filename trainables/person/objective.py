@@ -19,7 +19,7 @@ from ..layers.gradient_reversal import ramp, strength
 from ..losses.clothing import ADVERSARY_START, cloth_adversary, cloth_matching
 from ..losses.contrastive import info_nce, symmetric_info_nce, who
 from ..losses.decoupling import decoupling
-from .model import Pictures, T2iReid, Texts
+from .model import Pictures, T2iReid
 from .texts import TextTable
 
 LOSSES = ("info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "fuse")
