@@ -6,24 +6,15 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from .problems import DataError, InputError, Problem
+from .problems import DataError, Findings, InputError, Problem, as_problems
 from .refer_kitti import LABELS_FILE, SPLITS, ReferKitti, frame_folder, normalise
 from .store import Store, safe_path
 
-
-@dataclass(slots=True)
-class Findings:
-    """What a check found."""
-
-    problems: list[Problem] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("videos", "frames", "objects", "expressions", "tracks"), 0)
-    )
+_COUNTED = ("videos", "frames", "objects", "expressions", "tracks")
 
 
 def check(store: Store, tracks: str = "tracks", *, decode: bool = True) -> Findings:
@@ -31,14 +22,14 @@ def check(store: Store, tracks: str = "tracks", *, decode: bool = True) -> Findi
 
     Without `decode` frames are counted and one of each video is read.
     """
-    found = Findings()
+    found = Findings(counts=dict.fromkeys(_COUNTED, 0))
     data = ReferKitti(store)
     try:
         videos = [(split, video) for split in SPLITS for video in data.videos(split)]
         data.labelled_videos  # noqa: B018  reads the file
         data.frames.source(store)
     except InputError as error:
-        found.problems += _as_problems(error, store.uri)
+        found.problems += as_problems(error, store.uri)
         return found
     found.problems += _duplicate_keys(store, LABELS_FILE)
     for split in SPLITS:
@@ -55,10 +46,6 @@ def check(store: Store, tracks: str = "tracks", *, decode: bool = True) -> Findi
     return found
 
 
-def _as_problems(error: InputError, where: str) -> list[Problem]:
-    return list(error.problems) if isinstance(error, DataError) else [Problem(where, str(error))]
-
-
 def _check_video(
     data: ReferKitti, video: str, split: str, tracks: str, counts: dict[str, int], decode: bool
 ) -> list[Problem]:
@@ -72,7 +59,7 @@ def _check_video(
         try:
             problems += step(data, video, frames, counts)
         except InputError as error:
-            problems += _as_problems(error, video)
+            problems += as_problems(error, video)
     if split != "train":
         problems += _check_tracks(data, video, frames, tracks, counts)
     return problems
@@ -166,7 +153,7 @@ def _check_expressions(data: ReferKitti, video: str, frames: set[int], counts: d
             referred = data.referred(video, raw)
             truth = data.truth(video, raw)
         except InputError as error:
-            problems += _as_problems(error, where)
+            problems += as_problems(error, where)
             continue
         if not any(referred.values()):
             problems.append(Problem(where, "no positive example: refers to no object in any frame"))
@@ -193,7 +180,7 @@ def _check_tracks(data: ReferKitti, video: str, frames: set[int], folder: str, c
     try:
         tracks = data.tracks(video, safe_path(folder))
     except InputError as error:
-        return _as_problems(error, where)
+        return as_problems(error, where)
     counts["tracks"] += len(set(tracks.id_N.tolist()))
     problems = []
     key = np.stack([tracks.frame_N, tracks.id_N], 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class InputError(ValueError):
@@ -32,3 +32,16 @@ class DataError(InputError):
         if len(self.problems) > self.SHOWN:
             lines.append(f"... and {len(self.problems) - self.SHOWN} more")
         super().__init__("\n".join(lines))
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a check of a data set found."""
+
+    problems: list[Problem] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def as_problems(error: InputError, where: str) -> list[Problem]:
+    """What an error says, as problems; `where` is the place of one that names none."""
+    return list(error.problems) if isinstance(error, DataError) else [Problem(where, str(error))]

@@ -18,7 +18,6 @@ A tool that writes image i as frame i+1 (TransRMOT does) must be shifted before 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .annotations import read_json
 from .frames import FrameCache
 from .problems import DataError, InputError, Problem
 from .store import Store, safe_path
@@ -250,16 +250,6 @@ FRAMES = "KITTI/training/image_02"
 def frame_folder(video: str) -> str:
     """Folder of a video's images."""
     return f"{FRAMES}/{safe_path(video)}"
-
-
-def read_json(store: Store, path: str) -> Any:
-    """A JSON file's content; DataError with place when it is missing or broken."""
-    try:
-        return json.loads(store.read(path))
-    except FileNotFoundError:
-        raise DataError([Problem(f"{store.uri}/{path}", "missing")]) from None
-    except ValueError as error:
-        raise DataError([Problem(path, f"not JSON: {error}")]) from None
 
 
 def parse_expression(content: Any, where: str) -> dict[int, frozenset[int]]:

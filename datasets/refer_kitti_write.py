@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kitti
+from .annotations import read_json
 from .problems import DataError, Problem
-from .refer_kitti import LABELS_FILE, Convention, category_of, normalise, parse_expression, read_json
+from .refer_kitti import LABELS_FILE, Convention, category_of, normalise, parse_expression
 from .store import Store
 
 ROW_MEANING = {

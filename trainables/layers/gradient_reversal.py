@@ -31,13 +31,13 @@ class _Reversal(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return -ctx.alpha * grad, None
 
 
 def reverse_gradient(x: Tensor, alpha: float) -> Tensor:
     """`x`, whose gradient is multiplied by -alpha on the way back; alpha 0 lets none through."""
-    return _Reversal.apply(x, alpha)  # type: ignore[no-any-return, no-untyped-call]
+    return _Reversal.apply(x, alpha)
 
 
 def ramp(progress: float, epochs: int, until: float, unit: Unit) -> float:

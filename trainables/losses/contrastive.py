@@ -40,20 +40,29 @@ def from_logits(logit_NM: Tensor, positive_NM: Tensor, ignored_NM: Tensor | None
 
 
 def symmetric_info_nce(
-    image_BD: Tensor, text_BD: Tensor, same_BB: Tensor, temperature: float, how: Positives
+    image_BD: Tensor,
+    text_BD: Tensor,
+    same_BB: Tensor,
+    temperature: float,
+    how: Positives,
+    same_text_BB: Tensor | None = None,
 ) -> Tensor:
-    """Both ways between pictures and their texts, row by row; `same_BB` says which rows are of one person.
-
-    share    texts of the same person are positives like the own one
-    mask     they are left out
-    """
+    """Both ways between pictures and their texts, row by row; `same_BB` says which rows are of one person."""
     own_BB = torch.eye(len(same_BB), dtype=torch.bool, device=same_BB.device)
-    positive_BB, ignored_BB = who(same_BB, own_BB, how)
+    positive_BB, ignored_BB = who(same_BB, own_BB, how, same_text_BB)
     there = info_nce(image_BD, text_BD, positive_BB, temperature, ignored_BB)
-    back = info_nce(text_BD, image_BD, positive_BB.T, temperature, None if ignored_BB is None else ignored_BB.T)
+    back = info_nce(text_BD, image_BD, positive_BB.T, temperature, ignored_BB.T)
     return (there + back) / 2
 
 
-def who(same_NM: Tensor, own_NM: Tensor, how: Positives) -> tuple[Tensor, Tensor | None]:
-    """(positives, ignored) of pairs that are of one person or row by row each other's own."""
-    return (same_NM | own_NM, None) if how == "share" else (own_NM, same_NM & ~own_NM)
+def who(same_NM: Tensor, own_NM: Tensor, how: Positives, same_text_NM: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(positives, ignored) of pairs that are of one person, that are each other's own, that read the same.
+
+    share    texts of the same person are positives like the own one
+    mask     they are left out
+
+    A text that also stands for another person is left out there: it is neither right nor wrong.
+    """
+    positive_NM = same_NM | own_NM if how == "share" else own_NM
+    ignored_NM = same_NM if same_text_NM is None else same_NM | same_text_NM
+    return positive_NM, ignored_NM & ~positive_NM

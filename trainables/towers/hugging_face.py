@@ -19,7 +19,7 @@ _WANTED = (".json", ".safetensors", ".txt")
 
 @contextmanager
 def at(uri: str) -> Iterator[str]:
-    """What `from_pretrained` takes for a folder, an s3:// prefix (fetched while open) or a hub id. Raises InputError."""
+    """What `from_pretrained` takes: a folder, the copy of an s3:// prefix while open, a hub id. Raises InputError."""
     if uri.startswith("s3://"):
         store = Store(uri)
         names = [name for name in store.names() if name.endswith(_WANTED)]

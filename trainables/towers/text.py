@@ -36,8 +36,8 @@ class TextSizes:
 
 SIZES: dict[str, TextSizes] = {
     "bert-base": TextSizes(width=768, layers=12, heads=12),
-    # 0.4 million parameters; a prime vocabulary folds with few collisions
-    "bert-tiny": TextSizes(width=96, layers=2, heads=3, vocabulary=2039, context=128, dropout=0.0),
+    # 0.4 million parameters; folded by a prime, with few collisions
+    "bert-tiny": TextSizes(width=96, layers=2, heads=3, vocabulary=2040, context=128, dropout=0.0),
 }
 
 

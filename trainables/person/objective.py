@@ -1,0 +1,164 @@
+"""The losses of `t2i_reid` and how their weights grow.
+
+In-batch losses see the rows of one worker: with several, each row meets fewer others.
+
+Shapes: B rows, P pairs of a picture and a description of clothing, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  its usual name
+from torch import Tensor
+
+from ..layers.gradient_reversal import ramp, strength
+from ..losses.clothing import ADVERSARY_START, cloth_adversary, cloth_matching
+from ..losses.contrastive import info_nce, symmetric_info_nce, who
+from ..losses.decoupling import decoupling
+from .model import Pictures, T2iReid
+from .texts import TextTable
+
+LOSSES = ("info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "fuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of a batch's rows."""
+
+    label_B: Tensor
+    caption_B: Tensor  # numbers of texts
+    identity_text_B: Tensor
+    clothing_text_B: Tensor
+    other_text_B: Tensor  # another person's clothing, or -1
+    other_label_B: Tensor
+
+
+class Objective:
+    """Weighted terms of a batch."""
+
+    def __init__(self, config: Any, model: T2iReid, table: TextTable) -> None:
+        self.config, self.model, self.table = config, model, table
+
+    def alpha(self, progress: float) -> float:
+        """Strength of the reversal at a share of the training."""
+        c = self.config
+        return float(c.grl_alpha * strength(c.grl_schedule, ramp(progress, c.epochs, c.grl_until, c.schedule_unit)))
+
+    def weight(self, loss: str, progress: float) -> float:
+        """Of a loss at a share of the training."""
+        c = self.config
+        weight = float(getattr(c, loss))
+        if loss == "cloth_adv":
+            done = ramp(progress, c.epochs, c.cloth_adv_until, c.schedule_unit)
+            return weight * (ADVERSARY_START + (1 - ADVERSARY_START) * done)
+        if loss == "fuse" and c.fusion is None:
+            return 0.0
+        return weight
+
+    def terms(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Each loss that has a weight, times it."""
+        weights = {loss: self.weight(loss, progress) for loss in LOSSES}
+        wanted = {loss: weight for loss, weight in weights.items() if weight > 0}
+        found = _Batch(self, Row(*(batch[n] for n in _COLUMNS)), batch["image"], self.alpha(progress))
+        return {loss: weight * getattr(found, loss)() for loss, weight in wanted.items()}
+
+
+_COLUMNS = ("label", "caption", "identity_text", "clothing_text", "other_text", "other_label")
+
+
+class _Batch:
+    """Features of a batch, and one method a loss."""
+
+    def __init__(self, objective: Objective, row: Row, image_BHW3: Tensor, alpha: float) -> None:
+        self.config, self.model, self.row = objective.config, objective.model, row
+        self.pictures: Pictures = self.model.encode_images(image_BHW3, alpha)
+        matched_B = row.caption_B if self.config.match_text == "caption" else row.identity_text_B
+        self.unmatched_B = row.other_text_B >= 0
+        numbers = [matched_B, row.identity_text_B, row.clothing_text_B, row.other_text_B[self.unmatched_B]]
+        number_E, place = torch.unique(torch.cat(numbers), return_inverse=True)  # each text is encoded once
+        texts = self.model.encode_texts(objective.table.ids(number_E, image_BHW3.device))
+        at = [texts.take(rows) for rows in place.split([len(n) for n in numbers])]
+        self.matched, self.identity, self.clothing, self.other = at
+        self.same_person_BB = row.label_B[:, None] == row.label_B
+        self.same_text_BB = matched_B[:, None] == matched_B
+        self.own_BB = torch.eye(len(matched_B), dtype=torch.bool, device=matched_B.device)
+
+    def info_nce(self) -> Tensor:
+        """Pictures and texts that say who it is, both ways."""
+        c = self.config
+        return symmetric_info_nce(
+            self.pictures.image_BD,
+            self.matched.text_ED,
+            self.same_person_BB,
+            c.temperature,
+            c.positives,
+            self.same_text_BB,
+        )
+
+    def cls(self) -> Tensor:
+        """Which person of the training set it is."""
+        return F.cross_entropy(self.model.classifier(self.pictures.id_BW).float(), self.row.label_B)
+
+    def bio(self) -> Tensor:
+        """The identity feature through its projector, one way to the text."""
+        same_text_BB = self.row.identity_text_B[:, None] == self.row.identity_text_B
+        positive_BB, ignored_BB = who(self.same_person_BB, self.own_BB, self.config.positives, same_text_BB)
+        projected_BD = F.normalize(self.model.bio_projector(self.pictures.id_BW), dim=-1)
+        return info_nce(projected_BD, self.identity.text_ED, positive_BB, self.config.temperature, ignored_BB)
+
+    def cloth(self) -> Tensor:
+        """The clothing feature through its projector, one way to its description."""
+        own_BB = self.own_BB | self._same_clothing_BB()
+        projected_BD = F.normalize(self.model.cloth_projector(self.pictures.cloth_BW), dim=-1)
+        return info_nce(
+            projected_BD, self.clothing.text_ED, own_BB, self.config.temperature, self.same_person_BB & ~own_BB
+        )
+
+    def cloth_adv(self) -> Tensor:
+        """The embedding that is searched, away from the description of the clothing."""
+        holds_BB = self.same_person_BB | self._same_clothing_BB()
+        return cloth_adversary(self.pictures.image_BD, self.clothing.text_ED, holds_BB, self.config.temperature)
+
+    def cloth_match(self) -> Tensor:
+        """Clothing embeddings with their descriptions, matched and unmatched."""
+        row, rows_B = self.row, torch.arange(len(self.row.label_B), device=self.row.label_B.device)
+        image_of_P = torch.cat([rows_B, rows_B[self.unmatched_B]])
+        text_P = torch.cat([row.clothing_text_B, row.other_text_B[self.unmatched_B]])
+        label_P = torch.cat([row.label_B, row.other_label_B[self.unmatched_B]])
+        return cloth_matching(
+            self.pictures.cloth_image_BD,
+            torch.cat([self.clothing.text_ED, self.other.text_ED]),
+            image_of_P,
+            torch.arange(len(text_P), device=text_P.device) < len(rows_B),
+            text_P[:, None] == text_P,
+            row.label_B[:, None] == label_P,
+            self.config.temperature,
+        )
+
+    def decouple(self) -> Tensor:
+        """How much the two features of a picture say of each other."""
+        id_BX, cloth_BX = self.pictures.id_BW, self.pictures.cloth_BW
+        if self.config.decouple_on == "projections":
+            id_BX, cloth_BX = self.model.decouple_id(id_BX), self.model.decouple_cloth(cloth_BX)
+        return decoupling(id_BX, cloth_BX, self.config.decouple_kind)
+
+    def fuse(self) -> Tensor:
+        """Whether the fused feature of a picture and a text tells own texts from those of others: each row's own pair,
+        and the row crossed with the one whose text is most alike, both ways."""
+        refused_BB = self.same_person_BB | self.same_text_BB
+        alike_BB = (self.matched.text_ED @ self.matched.text_ED.T).detach().masked_fill(refused_BB, float("-inf"))
+        hard_B = alike_BB.argmax(1)
+        crossed = (~refused_BB).any(1)
+        rows_B = torch.arange(len(hard_B), device=hard_B.device)
+        image_P = torch.cat([rows_B, rows_B[crossed], hard_B[crossed]])
+        text_P = torch.cat([rows_B, hard_B[crossed], rows_B[crossed]])
+        logit_P = self.model.matching(self.pictures.take(image_P), self.matched.take(text_P))
+        own_P = (torch.arange(len(logit_P), device=logit_P.device) < len(rows_B)).float()
+        return F.binary_cross_entropy_with_logits(logit_P.float(), own_P)
+
+    def _same_clothing_BB(self) -> Tensor:
+        return self.row.clothing_text_B[:, None] == self.row.clothing_text_B
