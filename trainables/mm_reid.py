@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from ..datasets.frames import FrameCache
-from ..datasets.orbench import Orbench, check
+from ..datasets.orbench import Orbench, check, is_orbench
 from ..datasets.problems import DataError, InputError
 from ..datasets.store import Store
 from ..datasets.stream import Arrays
@@ -50,6 +51,14 @@ def check_data(store: Store) -> None:
     findings = check(store, decode=False)
     if findings.problems:
         raise DataError(findings.problems)
+
+
+def gallery(store: Store, split: str) -> pa.Table | None:
+    """`path` and `identity` of a split's photographs; None where there is no such data set."""
+    if not is_orbench(store):
+        return None
+    samples = Orbench(store).samples(split)
+    return samples.filter(pc.equal(samples["modality"], "vis"))
 
 
 def serve(package: Package) -> Answers:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..datasets.cuhk_pedes import PersonText, check
+from ..datasets.cuhk_pedes import PersonText, check, find_annotations
 from ..datasets.frames import FrameCache
 from ..datasets.problems import DataError, InputError, Problem
 from ..datasets.store import Store
@@ -56,6 +56,11 @@ def check_data(store: Store) -> None:
     findings = check(store, decode=False)
     if findings.problems:
         raise DataError(findings.problems)
+
+
+def gallery(store: Store, split: str) -> pa.Table | None:
+    """`path` and `identity` of a split's pictures; None where there is no such data set."""
+    return PersonText(store).images(split) if find_annotations(store) is not None else None
 
 
 def make_config(fields: Mapping[str, Any]) -> Config:
