@@ -1,0 +1,143 @@
+"""`refsweep model query`: the order is the model's, the picture shows it, bad input is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refsweep.datasets.problems import InputError
+from refsweep.datasets.store import Store
+from refsweep.orchestration import cli
+from refsweep.orchestration.query import FRAME_PX, HEIGHT_PX, MARGIN_PX, RIGHT, WRONG, open_gallery, query
+from refsweep.tests.trainables import mm_people, people
+from refsweep.tests.trainables.test_t2i_reid import config
+from refsweep.trainables import mm_reid, t2i_reid
+from refsweep.trainables.package import Package
+
+CAPTION = "A slim man with dark hair. He is wearing a red shirt."
+
+
+def packaged(name: str, task: Any) -> Package:
+    return Package(
+        trainable=name,
+        config=dataclasses.asdict(task.config),
+        setting={},
+        facts=task.facts(),
+        origin={},
+        weights=task.model.state_dict(),
+    )
+
+
+@pytest.fixture(scope="module")
+def text_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("people")
+    people.write_people(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def text_model(text_data: str) -> Package:
+    torch.manual_seed(0)
+    return packaged("t2i_reid", t2i_reid.Task(config(), t2i_reid.open_data(Store(text_data))))
+
+
+def test_the_order_is_that_of_the_served_model(text_model: Package, text_data: str, tmp_path: Path):
+    gallery = open_gallery(text_model, text_data, "test")
+    found = query(text_model, gallery, CAPTION, (), None, 5, tmp_path / "out.png")
+    files = [Store(text_data).read(path) for path in gallery.paths]
+    served = t2i_reid.serve(text_model).predict({"text": [CAPTION], "gallery": [files]})
+    assert found["gallery"] == len(files) == 12
+    assert [row["path"] for row in found["found"]] == [gallery.paths[g] for g in served["order"][0][:5]]
+    assert [row["score"] for row in found["found"]] == pytest.approx(served["score"][0][:5])
+
+
+def test_frames_are_green_for_the_person_asked_for_and_red_for_others(
+    text_model: Package, text_data: str, tmp_path: Path
+):
+    gallery = open_gallery(text_model, text_data, "test")
+    someone = gallery.identities[0]
+    found = query(text_model, gallery, CAPTION, (), someone, 12, tmp_path / "out.png")
+    page = np.asarray(Image.open(tmp_path / "out.png"))
+    row = page[MARGIN_PX + FRAME_PX // 2]
+    right, wrong = ((row == colour).all(-1).sum() for colour in (RIGHT, WRONG))
+    width = HEIGHT_PX // 2 + 2 * FRAME_PX  # pictures are 48 x 24
+    hits = sum(answer["identity"] == someone for answer in found["found"])
+    assert hits == 3
+    assert (right, wrong) == (hits * width, (12 - hits) * width)
+
+
+def test_any_folder_of_images_is_a_gallery(text_model: Package, text_data: str, tmp_path: Path):
+    folder = tmp_path / "somewhere" / "below"
+    folder.mkdir(parents=True)
+    for number, path in enumerate(open_gallery(text_model, text_data, "test").paths[:3]):
+        (folder / f"{number}.PNG").write_bytes(Store(text_data).read(path))
+    (folder / "notes.txt").write_text("no picture")
+    gallery = open_gallery(text_model, str(tmp_path / "somewhere"), "test")
+    assert gallery.paths == ["below/0.PNG", "below/1.PNG", "below/2.PNG"]
+    assert query(text_model, gallery, CAPTION, (), None, 10, tmp_path / "out.png")["found"][0]["identity"] is None
+
+
+def test_pictures_and_words_ask_a_model_of_several_modalities(tmp_path: Path):
+    folder = mm_people.write_people(tmp_path / "people")
+    task = mm_people.make_task(folder)
+    model = packaged("mm_reid", task)
+    gallery = open_gallery(model, str(folder), "test")
+    samples = [s for s in task.data.samples("test").to_pylist() if s["modality"] == "nir"]
+    file = f"nir={folder}/{samples[0]['path']}"
+    both = query(model, gallery, "a person in red", [file], samples[0]["identity"], 2, tmp_path / "out.png")
+    served = mm_reid.serve(model).predict(
+        {
+            "text": ["a person in red"],
+            "nir": [Store(str(folder)).read(samples[0]["path"])],
+            "gallery": [[Store(str(folder)).read(path) for path in gallery.paths]],
+        }
+    )
+    assert [row["path"] for row in both["found"]] == [gallery.paths[g] for g in served["order"][0][:2]]
+    with pytest.raises(InputError, match=r"image must be one of nir=FILE, sk=FILE, cp=FILE, got 'a.png'"):
+        query(model, gallery, None, ["a.png"], None, 2, tmp_path / "out.png")
+    with pytest.raises(InputError, match="nir is given twice"):
+        query(model, gallery, None, [file, file], None, 2, tmp_path / "out.png")
+    with pytest.raises(InputError, match="at least one of"):
+        query(model, gallery, None, [], None, 2, tmp_path / "out.png")
+
+
+def test_bad_input_is_said(text_model: Package, text_data: str, tmp_path: Path):
+    gallery = open_gallery(text_model, text_data, "test")
+    with pytest.raises(InputError, match="takes no image"):
+        query(text_model, gallery, CAPTION, ["a.png"], None, 5, tmp_path / "out.png")
+    with pytest.raises(InputError, match="text must not be empty"):
+        query(text_model, gallery, "  ", (), None, 5, tmp_path / "out.png")
+    with pytest.raises(InputError, match="top must be >= 1, got 0"):
+        query(text_model, gallery, CAPTION, (), None, 0, tmp_path / "out.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image in the gallery"):
+        open_gallery(text_model, str(tmp_path / "empty"), "test")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a\.png.*must be a PNG or JPEG"):
+        query(
+            text_model, open_gallery(text_model, str(tmp_path / "torn"), "test"), CAPTION, (), None, 5, tmp_path / "o"
+        )
+
+
+def test_the_command_writes_the_picture_and_one_json_object(
+    text_model: Package,
+    text_data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    text_model.write(Store(str(tmp_path / "model")))
+    out = tmp_path / "answer.png"
+    words = ["refsweep", "model", "query", str(tmp_path / "model"), "--gallery", text_data, "--text", CAPTION]
+    monkeypatch.setattr(sys, "argv", [*words, "--top", "3", "--out", str(out), "--json"])
+    assert cli.run_command() == 0
+    assert len(json.loads(capsys.readouterr().out)["found"]) == 3
+    assert Image.open(out).height > HEIGHT_PX
