@@ -31,20 +31,21 @@ CLOTHING = _words(
 )
 IDENTITY = _words(
     """
-    adult age aged asian athletic bald balding beard bearded bending blond blonde body boy bob broad brunette
-    bun built build child chin complexion curly dreadlock elderly eye eyebrow face facial feature female figure
-    forehead gait gentleman girl guy hair haircut hairdo haired hairline hairstyle head height hunched jaw kid
-    lady lanky leg legged male man mature men moustache mustache muscular neck nose old older pace person
-    pigtail plump ponytail pose posture shaved shaven shoulder shouldered skin skinned skinny slender slim
-    stance step stocky stooped stout stride striding tall teenager walk walking walks wig woman women young
-    younger
+    adult age aged arm arms asian athletic bald balding beard bearded bending blond blonde bob body boy broad
+    brunette build built bulky bun child chin chubby complexion curly dreadlock elder elderly eye eyebrow face
+    facial feature female figure forehead forties forward gait gentleman girl guy hair haircut hairdo haired
+    hairline hairstyle head heavyset height hunched jaw kid lady lanky lean leaning leans leg legged male man
+    mature men moustache muscular mustache neck nose old older olive overweight pace person pigtail plump
+    ponytail pose posture robust shaved shaven shoulder shouldered skin skinned skinny slender slim stance step
+    stocky stoop stooped stooping stoops stout stride striding strong sturdy swing swinging swings tall teenager
+    thirties upright walk walking walks wig woman women young younger
     """
 )
 # Said of clothes as well: they count only in a clause that names no clothing.
 _WEAK = _words(
     """
-    big broad head he heavy large leg light little narrow neck old she short shoulder small step thick thin walk
-    walking walks wide young
+    arm arms big broad bulky forward he head heavy large leg light little narrow neck old she short shoulder
+    small step strong thick thin walk walking walks wide young
     """
 )
 _STRONG = IDENTITY - _WEAK
