@@ -91,13 +91,11 @@ def test_the_adversary_averages_over_others_only():
 
 
 def test_the_adversary_pushes_the_own_description_away_and_moves_no_description():
-    image, text = unit(4, seed=5).requires_grad_(), unit(4, seed=6).requires_grad_()
+    image, text = unit(4, seed=5).requires_grad_(), torch.eye(4, 6).requires_grad_()
     cloth_adversary(image, text, torch.eye(4).bool(), T).backward()
     assert text.grad is None
     assert image.grad is not None
-    moved = image.detach() - 0.1 * image.grad
-    before, after = ((x @ text.T / T).softmax(1).diagonal() for x in (image, moved))
-    assert (after < before).all()
+    assert (image.grad[:, :4].diagonal() > 0).all()  # descent lowers each own similarity
 
 
 def test_the_adversary_of_a_batch_of_one_person_is_zero():

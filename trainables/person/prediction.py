@@ -73,6 +73,8 @@ class Features:
             return {}
         most = max(self.model.image_tower.places, self.table.most_tokens)
         padded = np.zeros((rows, most, token_NSD.shape[-1]), np.float16)
+        if there_NS is not None:
+            token_NSD = token_NSD * there_NS[..., None]  # what is not there must not tell how long others were
         padded[:, : token_NSD.shape[1]] = token_NSD.float().cpu().numpy()
         count_N = np.full(rows, token_NSD.shape[1]) if there_NS is None else there_NS.sum(1).cpu().numpy()
         return {"token": padded, "tokens": count_N.astype(np.int64)}
