@@ -68,9 +68,7 @@ def _row(
     }
 
 
-def _in_turns(
-    one: Callable[[], Any], other: Callable[[], Any], repeat: int, device: str
-) -> tuple[float, float]:
+def _in_turns(one: Callable[[], Any], other: Callable[[], Any], repeat: int, device: str) -> tuple[float, float]:
     """Median seconds of both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeat):

@@ -25,7 +25,7 @@ from ..datasets.stream import Arrays
 from .multimodal import objective
 from .multimodal.config import Config
 from .multimodal.evaluation import METRICS, Encoded, EvaluationSet, Mix, choose_setting, figures
-from .multimodal.model import MODALITIES, TEXT, MmReid
+from .multimodal.model import MODALITIES, MmReid
 from .multimodal.reading import Reader, cut_texts, make_rows
 from .multimodal.sampling import Pools, Sampling, draw
 from .multimodal.serving import Answers

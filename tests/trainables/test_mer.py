@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from refsweep.trainables.layers.mer import Mer, RoutedUpdate, Route, per_block
+from refsweep.trainables.layers.mer import Mer, Route, RoutedUpdate, per_block
 from refsweep.trainables.multimodal.model import MmReid
 from refsweep.trainables.multimodal.tokenizers import CHANNELS, Tokenizers, adapted
 from refsweep.trainables.towers import clip
@@ -90,7 +90,8 @@ def test_published_sizes_scale_by_a_quarter_and_start_with_b_at_zero():
 def test_each_modality_learns_from_its_own_images_alone():
     made = model()
     made.encode_images(images(4), torch.tensor([1, 1, 3, 3])).sum().backward()
-    for block in made.mer.blocks:
+    blocks: Any = made.mer.blocks
+    for block in blocks:
         for update in (block.qkv, block.out, block.fc, block.proj):
             for parameter in (update.down_MQI, update.up_MQO):
                 assert parameter.grad[[0, 2]].count_nonzero() == 0

@@ -19,7 +19,7 @@ def samples(counts: Mapping[int, Mapping[str, int]]) -> pa.Table:
 
 
 FULL = dict.fromkeys(MODALITIES, 3)
-MANY = samples({i: FULL for i in range(11)} | {50: {"vis": 1, "text": 5}, 51: {"vis": 9, "sk": 1}})
+MANY = samples(dict.fromkeys(range(11), FULL) | {50: {"vis": 1, "text": 5}, 51: {"vis": 9, "sk": 1}})
 
 
 def drawn(table: pa.Table, seed: int = 0, **changed: object) -> tuple[Pools, np.ndarray, np.ndarray]:

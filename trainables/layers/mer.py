@@ -66,7 +66,7 @@ class RoutedUpdate(nn.Module):
 
     def of(self, modality: int) -> Tensor:
         """The update of one modality as a matrix, (P O) x I."""
-        up_PRO, down_PRI = (x[modality].unflatten(0, (self.parts, -1)) for x in (self.up_MQO, self.down_MQI))
+        up_PRO, down_PRI = (torch.stack(x[modality].chunk(self.parts)) for x in (self.up_MQO, self.down_MQI))
         return self.scale * (up_PRO.mT @ down_PRI).flatten(0, 1)
 
 

@@ -25,7 +25,9 @@ def soft_target_sdm(
     As the published code of CLIP with MER has it: the temperature is clamped to .15..0.5, and a row without an entry
     of its identity is skipped.
     """
-    logit_AB, same_AB = _compare(anchor_AD, other_BD, anchor_id_A, other_id_B, min(max(temperature, CLAMP[0]), CLAMP[1]))
+    logit_AB, same_AB = _compare(
+        anchor_AD, other_BD, anchor_id_A, other_id_B, min(max(temperature, CLAMP[0]), CLAMP[1])
+    )
 
     def rows(logit: Tensor, same: Tensor) -> Tensor:
         target = same / same.sum(1, keepdim=True)

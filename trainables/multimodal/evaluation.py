@@ -111,7 +111,9 @@ class Encoded:
         self._questions = questions
         self._single_ND = fused(model, feature_ND, questions.modality_N[:, None], np.arange(len(feature_ND))[:, None])
         self._fused = {
-            c: fused(model, feature_ND, np.broadcast_to(c, rows.shape), rows) if len(c) > 1 else self._single_ND[rows[:, 0]]
+            c: fused(model, feature_ND, np.broadcast_to(c, rows.shape), rows)
+            if len(c) > 1
+            else self._single_ND[rows[:, 0]]
             for c, rows in questions.queries.items()
         }
 

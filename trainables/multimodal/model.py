@@ -109,4 +109,3 @@ class MmReid(nn.Module):
     def classify(self, bn_SD: Tensor) -> Tensor:
         """Logits of training identities, S x I."""
         return self.classifier(self.dropout(bn_SD))
-

@@ -42,9 +42,7 @@ def sets_of(there_BM: Tensor) -> Sets:
     return Sets(torch.cat([row_N, several_C]), torch.cat([single_NM, query_BM[several_C]]), kind_S)
 
 
-def aligned(
-    kind: SdmKind, bn_SD: Tensor, identity_S: Tensor, kind_S: Tensor, temperature: float
-) -> Tensor:
+def aligned(kind: SdmKind, bn_SD: Tensor, identity_S: Tensor, kind_S: Tensor, temperature: float) -> Tensor:
     """SDM of vis with each other kind of set in the batch, their mean; 0 where vis or all others are missing."""
     vis_S = kind_S == VIS
     terms = [
@@ -96,10 +94,8 @@ def features(model: MmReid, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
 
 def composition(label_B: Tensor, there_BM: Tensor) -> dict[str, Tensor]:
     """Of a batch: its identities, the fewest rows of one, and the share of them with vis and something else."""
-    identities, counts = label_B.unique(return_counts=True)
-    both = [
-        (there_BM[label_B == i, VIS].any() & there_BM[label_B == i, VIS + 1 :].any()).float() for i in identities
-    ]
+    identities, counts = torch.unique(label_B, return_counts=True)
+    both = [(there_BM[label_B == i, VIS].any() & there_BM[label_B == i, VIS + 1 :].any()).float() for i in identities]
     return {
         "identities": torch.tensor(float(len(identities)), device=label_B.device),
         "fewest_rows": counts.min().float(),

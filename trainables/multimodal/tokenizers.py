@@ -35,7 +35,7 @@ class Tokenizers(nn.Module):
         found = []
         order = torch.argsort(modality_N, stable=True)
         counts = torch.bincount(modality_N, minlength=len(CHANNELS)).tolist()
-        for name, image in zip(CHANNELS, image_NCXY[order].split(counts), strict=True):
+        for name, image in zip(CHANNELS, torch.split(image_NCXY[order], counts), strict=True):
             if len(image):
                 kernel = self.kernels[name]
                 found.append(nn.functional.conv2d(adapted(image, kernel.shape[1]), kernel, stride=self.stride))

@@ -304,9 +304,7 @@ def load_clip_state(towers: ClipTowers, state: dict[str, Tensor], where: str) ->
     )
     kept = {"visual.proj"} if towers.is_vit else set()  # a ViT's way into the space it shares with text
     given = {
-        k: v.float() if v.is_floating_point() else v
-        for k, v in state.items()
-        if k in kept or not k.startswith(ignored)
+        k: v.float() if v.is_floating_point() else v for k, v in state.items() if k in kept or not k.startswith(ignored)
     }
     try:
         result = towers.load_state_dict(given, strict=False)
