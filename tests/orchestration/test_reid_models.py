@@ -1,0 +1,139 @@
+"""Person re-identification from sweep to champion: stopped and resumed bit for bit, promoted, measured, served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from refsweep.datasets.store import Store
+from refsweep.orchestration.driver import Driver, run_inline
+from refsweep.orchestration.ledger import Ledger
+from refsweep.orchestration.models import evaluate
+from refsweep.orchestration.registry import Registry
+from refsweep.orchestration.spaces import search_space
+from refsweep.orchestration.spec import SweepSpec, make_spec
+from refsweep.orchestration.tracking import Projector
+from refsweep.tests.trainables import mm_people, people
+from refsweep.tests.trainables.test_t2i_reid import SMALL
+from refsweep.trainables import task
+
+
+@dataclass(frozen=True)
+class Family:
+    """A trainable on a few people."""
+
+    trainable: str
+    write: Callable[[Path], Any]
+    fixed: dict[str, Any]
+
+
+FAMILIES = [
+    Family("t2i_reid", people.write_people, {**SMALL, "batch": 8}),
+    Family("mm_reid", mm_people.write_people, {**mm_people.TINY, "epochs": 2}),
+]
+
+
+@dataclass
+class Swept:
+    """A finished sweep."""
+
+    family: Family
+    spec: SweepSpec
+    ledger: Ledger
+    driver: Driver
+
+
+def spec_of(family: Family, folder: Path, name: str) -> SweepSpec:
+    fixed = {k: list(v) if isinstance(v, tuple) else v for k, v in family.fixed.items()}
+    return make_spec(
+        {
+            "name": "people",
+            "trainable": family.trainable,
+            "data": str(folder / "data"),
+            "storage": str(folder / name),
+            "objective": {"metric": "map", "mode": "max"},
+            "search": {"trials": 2, "sampler": "random", "pruner": "none"},
+            "fixed": fixed,
+        }
+    )
+
+
+def drive(family: Family, spec: SweepSpec, stop: bool = False) -> Swept:
+    """Runs the sweep to its end, or until a trial is asked to stop in its first epoch."""
+    ledger = Ledger.create(spec.ledger_url, spec.name, ["max"], spec.as_json())
+    ledger.take_lease()
+    searched = search_space(spec.trainable)
+    driver = Driver(spec, ledger, searched.space, posthoc=searched.POSTHOC, data=spec.data, fingerprint="people")
+    assert spec.tracking_uri is not None
+    projector = Projector(spec.tracking_uri, ledger, driver.checkpoints)
+    projector.live = lambda number: number in driver.live
+    driver.changed = projector.trial
+    projector.sweep("running")
+    if stop:
+        start = driver._start
+
+        def start_and_stop(trial: Any) -> Any:
+            driver.stopping = True  # the trial writes a checkpoint after its first batch
+            return start(trial)
+
+        driver._start = start_and_stop  # type: ignore[method-assign]
+    run_inline(driver)
+    projector.reconcile()
+    projector.sweep("finished")
+    return Swept(family, spec, ledger, driver)
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.trainable)
+def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = tmp_path_factory.mktemp("people")
+    request.param.write(folder / "data")
+    return drive(request.param, spec_of(request.param, folder, "whole"))
+
+
+def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(swept: Swept):
+    folder = Path(swept.spec.storage).parent
+    spec = spec_of(swept.family, folder, "stopped")
+    stopped = drive(swept.family, spec, stop=True)
+    assert [t.state.name for t in stopped.ledger.trials] == ["RUNNING"]
+    found = stopped.driver.checkpoints(0).newest()
+    assert found is not None
+    assert (found.name.epoch, found.name.batch) == (0, 1)
+    stopped.ledger.close()
+    resumed = drive(swept.family, spec)
+    assert facts(resumed) == facts(swept)
+    resumed.ledger.close()
+
+
+def facts(swept: Swept) -> list[Any]:
+    found = []
+    for trial in swept.ledger.trials:
+        newest = swept.driver.checkpoints(trial.number).newest()
+        assert newest is not None
+        weights = newest.store.read(f"{newest.name}/model.safetensors")
+        found.append((trial.state.name, trial.params, trial.values, trial.intermediate_values, weights))
+    return found
+
+
+def test_the_champion_measures_what_the_ledger_says_and_serves(swept: Swept, tmp_path: Path):
+    registry = Registry(str(swept.spec.tracking_uri))
+    promoted = registry.promote(swept.spec, swept.ledger, swept.spec.data)
+    best = swept.ledger.best()
+    assert best is not None
+    assert promoted["trial"] == f"people/{best.number}"
+    name = swept.family.trainable
+    package, folder = registry.fetch(name, tmp_path)
+    assert evaluate(package, swept.spec.data, "validation")["map"] == pytest.approx(best.values[0], abs=1e-4)
+    assert package.setting == pytest.approx(best.user_attrs["setting"])
+    example = json.loads((folder / "input_example.json").read_text())
+    rows = pd.DataFrame(**example) if "columns" in example else pd.DataFrame(example)
+    answer = mlflow.pyfunc.load_model(str(folder)).predict(rows)
+    served = task.load(name).serve(package).predict({c: rows[c].tolist() for c in rows})
+    assert answer["order"].tolist() == served["order"]
+    gallery = task.load(name).gallery(Store(swept.spec.data), "test")
+    assert gallery.num_rows >= len(served["order"][0]) >= 2
