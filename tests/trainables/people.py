@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ BUILDS = {"slim": 6, "stocky": 12}
 def write_people(folder: Path, train: int = 7, val: int = 8, test: int = 4, pictures: int = 3) -> None:
     """Pictures of 48 x 24 and two captions of each. A person keeps build and hair and changes clothes."""
     rng, store = np.random.default_rng(0), Store(str(folder))
-    items = []
+    items: list[dict[str, Any]] = []
     for split, count in (("train", train), ("val", val), ("test", test)):
         for _ in range(count):
             identity = len({item["id"] for item in items})

@@ -58,7 +58,7 @@ class Config(LoopConfig):
     decouple_kind: Decoupling = "cosine"
     decouple_on: Literal["projections", "features"] = "projections"
     grl_schedule: Schedule = "seed"
-    grl_alpha: float = 1.0  # at its highest; 0 lets nothing through
+    grl_alpha: float = 1.0  # at its highest; 0 lets nothing through, below 0 it is not reversed
     grl_until: float = 45.0  # when the schedule ends, in schedule_unit: seed over 45 epochs is 0.1 + 0.02 epoch
     cloth_adv_until: float = 16.0  # when cloth_adv's weight is whole: over 16 epochs it is 0.2 + 0.05 epoch
     schedule_unit: Unit = "epochs"  # or `training`: shares of it
@@ -138,7 +138,7 @@ _RANGES = (
     ("fusion_dropout", 0, 0.9),
     ("fusion_top", 1, 100_000),
     ("temperature", 0.001, 10),
-    ("grl_alpha", 0, 10),
+    ("grl_alpha", -10, 10),
     ("per_identity", 0, 1024),
     ("unmatched", 0, 1),
     ("hard_pool", 1, 1024),
