@@ -10,7 +10,19 @@ import sys
 
 from .common import OUT, where
 
-NAMES = ("posthoc", "streaming", "objects", "machinery", "several", "scale", "actors", "scoring", "reid", "mer", "quality")
+NAMES = (
+    "posthoc",
+    "streaming",
+    "objects",
+    "machinery",
+    "several",
+    "scale",
+    "actors",
+    "scoring",
+    "reid",
+    "mer",
+    "quality",
+)
 NAMED = ("faults", "mm_quality")  # only when asked for
 
 if __name__ == "__main__":

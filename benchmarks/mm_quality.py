@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from ..datasets.made.people import PeopleRecipe, make_orbench
@@ -78,7 +79,7 @@ def _run(folder: str, seed: int) -> dict[str, Any]:
         weights=training.task.model.state_dict(),
     )
     found = evaluate(package, folder, "test")
-    rises = all(found[a] < found[b] for a, b in zip(SIZES, SIZES[1:], strict=False))
+    rises = all(found[a] < found[b] for a, b in pairwise(SIZES))
     return {
         "seed": str(seed),
         **{f"{size[-1]} modalities" if size != "map_1" else "1 modality": found[size] for size in SIZES},

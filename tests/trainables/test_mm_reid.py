@@ -257,7 +257,7 @@ def test_what_is_only_watched_is_not_minimised(people: Path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"tower": "RN50"}, "tower must be a ViT, one of ViT-B-32, ViT-B-16, ViT-tiny, got 'RN50'"),
+        ({"tower": "RN50"}, "tower must be a ViT, one of ViT-B-32, ViT-B-16, ViT-tiny, ViT-tiny-77, got 'RN50'"),
         ({"height_px": 40}, "height_px must be a multiple of 16 with ViT-tiny, got 40"),
         ({"lora_rank": (4, 4)}, "lora_rank must be one value or 3, one a block, got 2"),
         ({"lora_rank": (4, 65, 0)}, "lora_rank must be in 0..64, got 65"),
