@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "temperature": 0.2,
     "sdm_weight": 1.0,
     "sdm_start": 5 / 60,
-    "sdm_length": 20 / 60,
+    "sdm_full": 25 / 60,
     "fusion_depth": 1,
     "fusion_dropout": 0.1,
     "dropout": 0.1,
@@ -44,7 +44,7 @@ POSTHOC: dict[str, Any] = {
     "rerank_lambda": (0.3, 0.6, 0.8),
 }
 
-BLOCKS = {"ViT-B-16": 12, "ViT-B-32": 12, "ViT-tiny": 3}
+BLOCKS = {"ViT-B-16": 12, "ViT-B-32": 12, "ViT-tiny": 3, "ViT-tiny-77": 3}
 
 
 def space(trial: optuna.Trial) -> dict[str, Any]:
@@ -96,15 +96,14 @@ def _alignment(trial: optuna.Trial) -> dict[str, Any]:
     kind = trial.suggest_categorical("sdm_kind", ["soft_targets", "kl"])
     # soft targets are clamped to 0.15..0.5; IRRA's KL is published at 0.02, and flat above 0.2
     low, high = (0.15, 0.5) if kind == "soft_targets" else (0.01, 0.2)
-    start = trial.suggest_float("sdm_start", 0.0, 0.25)  # shares of the training, so that short runs get there
     return {
         "sdm_kind": kind,
         "temperature": trial.suggest_float("temperature", low, high, log=True),
         "sdm_weight": trial.suggest_float("sdm_weight", 0.1, 4.0, log=True),
         "sdm_ramp": "share",
-        "sdm_start": start,
-        # published: a third of the training; longer and the full weight has no time to act
-        "sdm_full": start + trial.suggest_float("sdm_length", 0.05, 0.6),
+        # shares of the training, so that short runs get there; later than 0.8 the full weight has no time to act
+        "sdm_start": trial.suggest_float("sdm_start", 0.0, 0.25),
+        "sdm_full": trial.suggest_float("sdm_full", 0.3, 0.8),
     }
 
 

@@ -15,12 +15,15 @@ import pytest
 import torch
 from refsweep.datasets.problems import DataError, InputError
 from refsweep.datasets.store import Store
+from refsweep.search_spaces.mm_reid import BLOCKS
 from refsweep.tests.trainables.mm_people import TINY, config, make_task, predictions, read, write_people
 from refsweep.trainables import mm_reid, task
 from refsweep.trainables.checkpoints import Checkpoints
 from refsweep.trainables.loop import Stopped, Training
 from refsweep.trainables.multimodal import evaluation, objective
 from refsweep.trainables.multimodal.model import MODALITIES
+from refsweep.trainables.multimodal.ramp import Ramp
+from refsweep.trainables.towers.clip import SIZES
 from torch import Tensor
 
 
@@ -159,12 +162,17 @@ def test_null_tokens_are_learned_and_have_the_features_dtype(people: Path):
     ("progress", "expected"), [(0.0, 0), (4.99 / 60, 0), (5 / 60, 1 / 20), (14 / 60, 0.5), (24 / 60, 1), (1.0, 1)]
 )
 def test_lambda_is_zero_for_five_epochs_rises_until_the_25th_and_stays(progress: float, expected: float):
-    assert objective.Ramp()(progress, 60) == pytest.approx(expected)
+    assert Ramp()(progress, 60) == pytest.approx(expected)
 
 
 def test_lambda_in_shares_of_the_training_reaches_its_full_value_in_a_short_one():
-    ramp = objective.Ramp(start=0.1, full=0.5, unit="share")
+    ramp = Ramp(start=0.1, full=0.5, unit="share")
     assert [ramp(p, 2) for p in (0.0, 0.1, 0.3, 0.5, 0.9)] == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_a_training_too_short_for_the_published_epochs_goes_through_their_shares():
+    assert mm_reid.Config().ramp == Ramp(start=5, full=25, unit="epochs")
+    assert mm_reid.Config(epochs=4).ramp == Ramp(start=5 / 60, full=25 / 60, unit="share")
 
 
 def test_each_part_has_its_own_learning_rate(made: mm_reid.Task):
@@ -249,14 +257,17 @@ def test_what_is_only_watched_is_not_minimised(people: Path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"tower": "RN50"}, "tower must be a ViT, one of ViT-B-32, ViT-B-16, ViT-tiny, got 'RN50'"),
+        ({"tower": "RN50"}, "tower must be a ViT, one of ViT-B-32, ViT-B-16, ViT-tiny, ViT-tiny-77, got 'RN50'"),
         ({"height_px": 40}, "height_px must be a multiple of 16 with ViT-tiny, got 40"),
         ({"lora_rank": (4, 4)}, "lora_rank must be one value or 3, one a block, got 2"),
         ({"lora_rank": (4, 65, 0)}, "lora_rank must be in 0..64, got 65"),
         ({"batch": 7}, "batch must be a multiple of per_identity, twice or more, got 7"),
         ({"batch": 2}, "batch must be a multiple of per_identity, twice or more, got 2"),
         ({"temperature": 0.02}, "temperature must be in 0.15..0.5 with soft_targets, got 0.02"),
-        ({"sdm_ramp": "epochs", "sdm_start": 5.0, "sdm_full": 25.0}, "sdm_start must be in 0..2 (epochs)"),
+        (
+            {"sdm_ramp": "epochs", "sdm_start": 5.0, "sdm_full": 25.0},
+            "sdm_start must be >= 0 and < 2 where sdm_ramp counts epochs, got 5",
+        ),
         ({"sdm_full": 0.1}, "sdm_full must be > sdm_start, 0.2, got 0.1"),
         ({"heads": 3}, "heads must divide 16, the width of width, got 3"),
         ({"min_modalities": 6}, "min_modalities must be in 1..5, got 6"),
@@ -275,3 +286,8 @@ def test_kl_may_be_sharper_and_blocks_may_differ():
     assert made.ranks == (0, 4, 8)
     made = task.make_config(mm_reid, task.plain({"lora_alpha": [1] * 12}))
     assert made.alphas == (1.0,) * 12
+
+
+def test_the_search_space_knows_the_blocks_of_every_vit():
+    vits = {name: sizes.layers[0] for name, sizes in SIZES.items() if len(sizes.layers) == 1}
+    assert vits == BLOCKS

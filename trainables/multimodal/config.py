@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ...datasets.problems import InputError
 from ..config import LoopConfig
@@ -12,8 +11,7 @@ from ..posthoc import reranking
 from ..reid.evaluation import grid_of
 from ..towers import clip
 from .model import MODALITIES
-
-RAMPS = ("epochs", "share")
+from .ramp import UNITS, Ramp, Unit, ramp_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +44,9 @@ class Config(LoopConfig):
     label_smoothing: float = 0.1
     sdm_kind: SdmKind = "soft_targets"
     sdm_weight: float = 1.0  # lambda at its highest
-    sdm_ramp: Literal["epochs", "share"] = "epochs"  # what the next two count
-    sdm_start: float = 5.0  # lambda is 0 up to here
-    sdm_full: float = 25.0  # and constant from here on
+    sdm_ramp: Unit | None = None  # what the next two count; null: epochs, or shares of a training of less than 25
+    sdm_start: float | None = None  # lambda is 0 up to here; null: 5 epochs of 60
+    sdm_full: float | None = None  # and constant from here on; null: 25 epochs of 60
     temperature: float = 0.2
     norm_weight: float = 0.01
     norm_target: float = 10.0  # length of a feature before the BNNeck
@@ -77,6 +75,11 @@ class Config(LoopConfig):
     def alphas(self) -> tuple[float, ...]:
         """One, or one a block."""
         return self.lora_alpha if isinstance(self.lora_alpha, tuple) else (self.lora_alpha,)
+
+    @property
+    def ramp(self) -> Ramp:
+        """Of lambda."""
+        return ramp_of(self.sdm_ramp, self.sdm_start, self.sdm_full, self.epochs)
 
     def problems(self) -> list[str]:
         """All that is wrong with the values. Raises InputError for a tower that does not exist."""
@@ -120,14 +123,14 @@ class Config(LoopConfig):
             found.append(f"sdm_kind must be one of {', '.join(KINDS)}, got {self.sdm_kind!r}")
         if self.sdm_kind == "soft_targets" and not CLAMP[0] <= self.temperature <= CLAMP[1]:
             found.append(f"temperature must be in {CLAMP[0]}..{CLAMP[1]} with soft_targets, got {self.temperature}")
-        if self.sdm_ramp not in RAMPS:
-            found.append(f"sdm_ramp must be one of {', '.join(RAMPS)}, got {self.sdm_ramp!r}")
-        end = self.epochs if self.sdm_ramp == "epochs" else 1
-        if self.sdm_weight and not 0 <= self.sdm_start < end:
-            how = "; sdm_ramp: share counts in shares of the training" if self.sdm_ramp == "epochs" else ""
-            found.append(f"sdm_start must be in 0..{end} ({self.sdm_ramp}) and below {end}, got {self.sdm_start}{how}")
-        if self.sdm_full <= self.sdm_start:
-            found.append(f"sdm_full must be > sdm_start, {self.sdm_start}, got {self.sdm_full}")
+        if self.sdm_ramp is not None and self.sdm_ramp not in UNITS:
+            return [*found, f"sdm_ramp must be one of {', '.join(UNITS)} or null, got {self.sdm_ramp!r}"]
+        ramp = self.ramp
+        end = self.epochs if ramp.unit == "epochs" else 1
+        if not 0 <= ramp.start < end:
+            found.append(f"sdm_start must be >= 0 and < {end} where sdm_ramp counts {ramp.unit}, got {ramp.start:g}")
+        if ramp.full <= ramp.start:
+            found.append(f"sdm_full must be > sdm_start, {ramp.start:g}, got {ramp.full:g}")
         return found
 
 

@@ -5,10 +5,8 @@ Shapes: B rows, S sets of modalities, M modalities, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
@@ -59,26 +57,6 @@ def norm_penalty(raw_SD: Tensor, target: float, band: float) -> Tensor:
     return outside_S.square().mean()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ramp:
-    """The weight of a loss over the training: 0 up to `start`, its full value from `full` on, linear between.
-
-    In epochs it steps with each (the first is epoch 1); in shares of the training it glides, so that a short
-    training goes through all of it.
-    """
-
-    start: float = 5.0
-    full: float = 25.0
-    unit: Literal["epochs", "share"] = "epochs"
-
-    def __call__(self, progress: float, epochs: int) -> float:
-        """0..1 at a share of the training."""
-        now = math.floor(progress * epochs + 1e-6) + 1 if self.unit == "epochs" else progress
-        if now >= self.full:
-            return 1.0
-        return max(0.0, (now - self.start) / (self.full - self.start))
-
-
 def features(model: MmReid, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Features of a batch's samples at their row and modality, B x M x D, and which are there, B x M."""
     rows = len(batch["label"])
@@ -109,11 +87,11 @@ def losses(model: MmReid, c: Config, batch: Mapping[str, Tensor], progress: floa
     sets = sets_of(there_BM)
     raw_SD, bn_SD = model.fuse(grid_BMD[sets.row_S], sets.there_SM)
     identity_S = batch["label"][sets.row_S]
-    ramp = Ramp(start=c.sdm_start, full=c.sdm_full, unit=c.sdm_ramp)(progress, c.epochs)
+    weight = c.sdm_weight * c.ramp(progress, c.epochs)
     logit_SI = model.classify(bn_SD).float()
     return {
         "identity": F.cross_entropy(logit_SI, identity_S, label_smoothing=c.label_smoothing),
-        "sdm": ramp * c.sdm_weight * aligned(c.sdm_kind, bn_SD, identity_S, sets.kind_S, c.temperature),
+        "sdm": weight * aligned(c.sdm_kind, bn_SD, identity_S, sets.kind_S, c.temperature),
         "norm": c.norm_weight * norm_penalty(raw_SD, c.norm_target, c.norm_band),
         "feature_norm": raw_SD.detach().float().norm(dim=-1).mean(),
         **composition(batch["label"], there_BM),

@@ -79,6 +79,19 @@ SIZES: dict[str, TowerSizes] = {
         context=20,
         vocabulary=2039,
     ),
+    # the same for captions, which are longer than expressions
+    "ViT-tiny-77": TowerSizes(
+        embed_dim=64,
+        layers=(3,),
+        width=96,
+        patch=16,
+        image_px=64,
+        head_width=32,
+        text_width=64,
+        text_heads=2,
+        text_layers=1,
+        vocabulary=2039,
+    ),
 }
 
 
