@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from .problems import InputError
 from .store import Store
 
-_BY_NAME_AND_SIZE = (".png", ".jpg", ".jpeg", ".mp4", ".avi", ".parquet", ".arrow")
+_BY_NAME_AND_SIZE = (".png", ".jpg", ".jpeg", ".bmp", ".mp4", ".avi", ".parquet", ".arrow")
 
 
 def fingerprint(store: Store) -> str:

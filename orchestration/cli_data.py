@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Make, check, pack and label data s
 
 @app.command("make")
 def make_data(
-    kind: Annotated[str, typer.Argument(help="refer-kitti")],
+    kind: Annotated[str, typer.Argument(help="refer-kitti, cuhk-pedes or orbench.")],
     folder: Annotated[str, typer.Argument(metavar="OUT", help="An empty or new folder, or s3://.")],
     kitti_labels: Annotated[str | None, typer.Option(help="Folder of KITTI label files: move as they do.")] = None,
     kitti_tracks: Annotated[
@@ -24,46 +24,59 @@ def make_data(
             help="Folder of KITTI track files for cars; `none` makes them. Default: StrongSORT's beside the labels."
         ),
     ] = None,
-    videos: Annotated[int, typer.Option(help="Procedural videos.")] = 22,
-    frames: Annotated[int, typer.Option(help="Of a procedural video.")] = 60,
-    width: Annotated[int, typer.Option(help="Of an image, in pixels; KITTI's own is 1242.")] = 416,
-    expressions: Annotated[int, typer.Option(help="Most expressions of a video.")] = 24,
+    videos: Annotated[int | None, typer.Option(help="Procedural videos. refer-kitti: 22.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Of a procedural video. refer-kitti: 60.")] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Of an image, in pixels. refer-kitti: 416, KITTI's own is 1242; people: 48.")
+    ] = None,
+    expressions: Annotated[int | None, typer.Option(help="Most expressions of a video. refer-kitti: 24.")] = None,
+    identities: Annotated[int | None, typer.Option(help="People, a fifth for val, a fifth for test: 600.")] = None,
+    images: Annotated[int | None, typer.Option(help="Of an identity, in each modality. People: 4.")] = None,
+    captions: Annotated[int | None, typer.Option(help="Of an image. People: 2.")] = None,
+    cameras: Annotated[int | None, typer.Option(help="People: 4.")] = None,
+    changed: Annotated[float | None, typer.Option(help="Share of images in unusual clothes. People: 0.25.")] = None,
+    height: Annotated[int | None, typer.Option(help="Of an image, in pixels. People: 96.")] = None,
     seed: int = 0,
     as_json: Json = False,
 ) -> None:
     """Make a procedural data set in a published layout."""
-    from ..datasets.made.refer_kitti import Recipe, find_tracks, make
+    from ..datasets.made.refer_kitti import find_tracks
+    from .made_data import kind_of, listed
 
-    if kind != "refer-kitti":
-        raise InputError(f"kind must be refer-kitti, got {kind!r}")
-    recipe = Recipe(
-        videos=videos,
-        frames=frames,
-        width=width,
-        expressions=expressions,
-        seed=seed,
-        kitti_labels=kitti_labels,
-        kitti_tracks=find_tracks(kitti_labels, kitti_tracks),
-    )
-    counts = make(Store(folder), recipe, tell)
+    made = kind_of(kind, "kind")
+    given: dict[str, Any] = {
+        "videos": videos, "frames": frames, "width": width, "expressions": expressions, "identities": identities,
+        "images": images, "captions": captions, "cameras": cameras, "changed": changed, "height": height, "seed": seed,
+    }  # fmt: skip
+    fields = {name: value for name, value in given.items() if value is not None}
+    wrong = sorted(fields.keys() - made.numbers.keys())
+    if kind == "refer-kitti":
+        fields |= {"kitti_labels": kitti_labels, "kitti_tracks": find_tracks(kitti_labels, kitti_tracks)}
+    elif kitti_labels or kitti_tracks:
+        wrong.append("kitti_labels" if kitti_labels else "kitti_tracks")
+    if wrong:
+        raise InputError(f"{kind} takes {listed(made.numbers)}, got {', '.join(wrong)}")
+    recipe = made.recipe(**fields)
+    counts = made.make(Store(folder), recipe, tell)
     said = ", ".join(f"{v} {k}" for k, v in counts.items())
-    show(
-        {"uri": Store(folder).uri, "tracks_of_cars": recipe.kitti_tracks or "made", **counts},
-        as_json,
-        f"{Store(folder).uri}: {said}",
-    )
+    facts = {"tracks_of_cars": recipe.kitti_tracks or "made"} if kind == "refer-kitti" else {}
+    show({"uri": Store(folder).uri, **facts, **counts}, as_json, f"{Store(folder).uri}: {said}")
 
 
 @app.command("check")
-def check_data(uri: str, tracks: str = "tracks", as_json: Json = False) -> None:
-    """Find everything that is wrong with a Refer-KITTI data set."""
-    from ..datasets.check_refer_kitti import check
+def check_data(
+    uri: Annotated[str, typer.Argument(help="Data set in a published layout: a folder or s3://.")],
+    tracks: Annotated[str, typer.Option(help="Refer-KITTI: folder of tracker output.")] = "tracks",
+    as_json: Json = False,
+) -> None:
+    """Find everything that is wrong with a data set; what is there says which layout it is."""
+    from ..datasets.check import check
 
-    findings = check(Store(uri), tracks)
-    said = ", ".join(f"{v} {k}" for k, v in findings.counts.items())
+    layout, findings = check(Store(uri), tracks)
+    said = ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in findings.counts.items()) or "not read"
     problems = [{"where": p.where, "what": p.what} for p in findings.problems]
     show(
-        {"uri": uri, "counts": findings.counts, "problems": problems},
+        {"uri": uri, "layout": layout, "counts": findings.counts, "problems": problems},
         as_json,
         f"{uri}: {said}",
         *map(str, findings.problems),

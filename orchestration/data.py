@@ -6,10 +6,10 @@ import hashlib
 from urllib.parse import parse_qsl
 
 from ..datasets.fingerprint import fingerprint
-from ..datasets.made.refer_kitti import Recipe, make
 from ..datasets.problems import InputError
 from ..datasets.store import Store
 from ..trainables import task
+from .made_data import kind_of, listed, number
 from .spec import SweepSpec
 
 
@@ -33,20 +33,18 @@ def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:
 
 def _made(uri: str, storage: str) -> str:
     """The place of `made:refer-kitti?videos=6`, filled at first use."""
-    kind, _, query = uri.removeprefix("made:").partition("?")
-    if kind != "refer-kitti":
-        raise InputError(f"data: made: must be followed by refer-kitti, got {kind!r}")
-    fields: dict[str, int] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in ("videos", "frames", "width", "expressions", "seed") or not value.isdigit():
-            raise InputError(
-                f"data: made:refer-kitti takes videos, frames, width, expressions and seed, got {name}={value}"
-            )
-        fields[name] = int(value)
-    recipe = Recipe(**fields)  # type: ignore[arg-type]
-    place = f"made/refer-kitti-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
+    name, _, query = uri.removeprefix("made:").partition("?")
+    kind = kind_of(name, "data: the kind after made:")
+    fields: dict[str, int | float] = {}
+    for field, text in parse_qsl(query, keep_blank_values=True):
+        value = number(kind, field, text)
+        if value is None:
+            raise InputError(f"data: made:{name} takes {listed(kind.numbers)}, got {field}={text}")
+        fields[field] = value
+    recipe = kind.recipe(**fields)
+    place = f"made/{name}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
     store = Store(storage).child(place)
     if not store.exists("made.json"):
         store.delete("")
-        make(store, recipe)
+        kind.make(store, recipe, lambda _: None)
     return store.uri

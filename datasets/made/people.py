@@ -33,7 +33,7 @@ FACTORS_FILE = "factors.json"
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}  # of the identities
 OUTFITS = 3  # an identity has
 _QUALITY = 92  # of a JPEG
-_PERSON, _CLOTHES, _CAMERA, _PICTURE, _WORDS = range(5)  # what a generator is for
+_PERSON, _CLOTHES, _CHOICE, _CAMERA, _PICTURE, _WORDS = range(6)  # what a generator is for
 Say = Callable[[str], None]
 
 
@@ -85,17 +85,26 @@ class People:
             draw_camera(self._rng(_CAMERA, number), number) for number in range(recipe.cameras)
         )
 
+        self._known: dict[int, tuple[Person, tuple[Clothes, ...]]] = {}
+
     def _rng(self, *what: int) -> Generator:
         return np.random.default_rng((self.recipe.seed, *what))
 
     def scene(self, identity: int, number: int) -> Scene:
         """Picture `number` of an identity. Cameras take turns."""
-        person = draw_person(self._rng(_PERSON, identity))
-        rng = self._rng(_CLOTHES, identity, 0, number)
+        person, outfits = self._who(identity)
+        rng = self._rng(_CHOICE, identity, number)
         outfit = int(rng.integers(1, OUTFITS)) if rng.random() < self.recipe.changed else 0
-        clothes = draw_clothes(self._rng(_CLOTHES, identity, 1, outfit), person)
         camera = (number + identity) % self.recipe.cameras
-        return Scene(identity, number, person, clothes, outfit, camera)
+        return Scene(identity, number, person, outfits[outfit], outfit, camera)
+
+    def _who(self, identity: int) -> tuple[Person, tuple[Clothes, ...]]:
+        """An identity and its outfits."""
+        if identity not in self._known:
+            person = draw_person(self._rng(_PERSON, identity))
+            outfits = [draw_clothes(self._rng(_CLOTHES, identity, outfit), person) for outfit in range(OUTFITS)]
+            self._known[identity] = person, tuple(outfits)
+        return self._known[identity]
 
     def picture(self, scene: Scene, modality: str) -> Picture:
         """A scene in one of vis, nir, sk, cp; height x width x 3, or height x width."""

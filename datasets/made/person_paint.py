@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from .person import COLOURS, HAIR, SKIN, Clothes, Person, Shot
-from .person_shape import Figure, Layer, Layers
+from .person_figure import Layer, Layers
+from .person_shape import layers as layers_of
 
 Picture = NDArray[np.uint8]  # height x width x 3, or height x width where the modality has one channel
 
@@ -26,7 +27,7 @@ _LAYERS = len(Layer)
 
 def render(modality: str, person: Person, clothes: Clothes, shot: Shot, height: int, width: int) -> Picture:
     """One picture of `height` x `width`: `vis` and `cp` have three channels, `nir` and `sk` one."""
-    layers = Figure(person, clothes, shot, 2 * height, 2 * width).layers()
+    layers = layers_of(person, clothes, shot, 2 * height, 2 * width)
     return _PAINT[modality](layers, person, clothes, shot, np.random.default_rng(shot.noise_seed))
 
 

@@ -72,8 +72,11 @@ def write(spec: dict[str, Any]) -> str:
             "search.pruner: must be none with several objectives, got asha",
         ),
         ({"trainable": "ikun", "objective": {"metric": "hota", "mode": "max"}}, "data: ikun needs data, got none"),
-        ({"data": "made:cuhk-pedes"}, "made: must be followed by refer-kitti, got 'cuhk-pedes'"),
+        ({"data": "made:films"}, "after made: must be one of refer-kitti, cuhk-pedes, orbench, got 'films'"),
         ({"data": "made:refer-kitti?films=3"}, "takes videos, frames, width, expressions and seed, got films=3"),
+        ({"data": "made:orbench?videos=3"}, "takes identities, images, captions, .* and seed, got videos=3"),
+        ({"data": "made:cuhk-pedes?changed=often"}, "takes .*, changed, .*, got changed=often"),
+        ({"data": "made:cuhk-pedes?identities=3"}, "identities must be >= 10, got 3"),
         ({"fixed": {"x": 7}}, "fixed: x must be in -5..5, got 7"),
     ],
 )
@@ -170,7 +173,10 @@ def test_bad_data_is_refused_by_check_train_and_sweep_alike(
         ["train", "toy", "--data", "none", "--set", "x=9"],
         ["train", "toy", "--data", "none", "--set", "speed=9"],
         ["train", "toy", "--data", "none", "--device", "tpu"],
-        ["data", "make", "cuhk-pedes", "out"],
+        ["data", "make", "films", "out"],
+        ["data", "make", "cuhk-pedes", "out", "--videos", "6"],
+        ["data", "make", "orbench", "out", "--kitti-labels", "labels"],
+        ["data", "make", "orbench", "out", "--changed", "2"],
         ["data", "make", "refer-kitti", "out", "--kitti-labels", "nowhere"],
         ["data", "pack", "nowhere", "out"],
         ["data", "pack", "nowhere", "out", "--frame-px", "0"],
@@ -220,6 +226,38 @@ def test_made_data_is_sound(refsweep: Refsweep):
     code, _, err = refsweep("data", "make", "refer-kitti", "made")
     assert code == 2
     assert "made" in err
+
+
+@pytest.mark.parametrize(("kind", "images"), [("cuhk-pedes", 20), ("orbench", 80)])
+def test_made_people_are_sound(kind: str, images: int, refsweep: Refsweep):
+    words = ["--identities", "10", "--images", "2", "--changed", "0.5"]
+    code, out, _ = refsweep("data", "make", kind, "people", *words, "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert made["identities"] == 10
+    code, out, _ = refsweep("data", "check", "people", "--json")
+    assert code == 0
+    checked = json.loads(out)
+    assert checked["layout"] == kind
+    counted = ("images",) if kind == "cuhk-pedes" else ("vis", "nir", "sk", "cp")
+    assert sum(checked["counts"][name] for name in counted) == images
+    picture = sorted(Path("people").rglob("*.jpg"))[3]
+    picture.write_bytes(picture.read_bytes()[:300])
+    code, out, _ = refsweep("data", "check", "people")
+    assert code == 2
+    assert f"{picture.relative_to('people')}: image won't decode" in out
+    code, _, err = refsweep("data", "make", kind, "people")
+    assert code == 2
+    assert "must be empty or new" in err
+
+
+def test_data_of_no_known_layout_is_bad_input(refsweep: Refsweep):
+    Path("else.json").write_text("[]")
+    code, out, _ = refsweep("data", "check", ".")
+    assert code == 2
+    assert re.search(
+        "no data set of a known layout here: .*expression/.*reid_raw.json.*vis, nir, sk, cp", " ".join(out.split())
+    )
 
 
 def test_a_pack_is_checked_and_trained_on_like_its_source(refsweep: Refsweep, made: Path):
