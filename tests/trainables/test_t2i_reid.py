@@ -284,18 +284,18 @@ def test_the_reversed_adversary_teaches_its_projector_and_moves_the_identity_fea
     task = make_task(people, **alone, dropout=0.0)
     rows = task.plan("train", 0, 0).slice(0, 12)
     optimiser = torch.optim.SGD(task.model.adversary.parameters(), lr=0.5)
-    before = float(terms_of(task)["cloth_adv"])
+    before = terms_of(task)["cloth_adv"].item()
     for _ in range(20):
         optimiser.zero_grad()
         task.losses(read(task, rows), 0.5)["cloth_adv"].backward()
         optimiser.step()
-    learned = float(task.losses(read(task, rows), 0.5)["cloth_adv"])
+    learned = task.losses(read(task, rows), 0.5)["cloth_adv"].item()
     assert learned < before - 0.05
     optimiser = torch.optim.SGD(task.model.id_projection.parameters(), lr=0.5)
     optimiser.zero_grad()
     task.losses(read(task, rows), 0.5)["cloth_adv"].backward()
     optimiser.step()
-    assert float(task.losses(read(task, rows), 0.5)["cloth_adv"]) > learned
+    assert task.losses(read(task, rows), 0.5)["cloth_adv"].item() > learned
 
 
 @pytest.mark.parametrize("fusion", ["pooled", "tokens"])
