@@ -279,6 +279,25 @@ def test_the_adversarys_weight_grows_as_published(people: Path):
         assert task.objective.alpha(epoch / 80) == pytest.approx(min(1, 0.1 + 0.02 * epoch))
 
 
+def test_the_reversed_adversary_teaches_its_projector_and_moves_the_identity_feature_the_other_way(people: Path):
+    alone = {**dict.fromkeys(LOSSES, 0.0), "cloth_adv": 1.0, "cloth_adv_kind": "reversal", "cloth_adv_until": 1e-6}
+    task = make_task(people, **alone, dropout=0.0)
+    rows = task.plan("train", 0, 0).slice(0, 12)
+    optimiser = torch.optim.SGD(task.model.adversary.parameters(), lr=0.5)
+    before = terms_of(task)["cloth_adv"].item()
+    for _ in range(20):
+        optimiser.zero_grad()
+        task.losses(read(task, rows), 0.5)["cloth_adv"].backward()
+        optimiser.step()
+    learned = task.losses(read(task, rows), 0.5)["cloth_adv"].item()
+    assert learned < before - 0.05
+    optimiser = torch.optim.SGD(task.model.id_projection.parameters(), lr=0.5)
+    optimiser.zero_grad()
+    task.losses(read(task, rows), 0.5)["cloth_adv"].backward()
+    optimiser.step()
+    assert task.losses(read(task, rows), 0.5)["cloth_adv"].item() > learned
+
+
 @pytest.mark.parametrize("fusion", ["pooled", "tokens"])
 def test_fusion_has_a_loss_that_trains_it(fusion: str, people: Path):
     """Not repeated: fused features that enter no loss, yet evaluation ranks by them."""
@@ -542,6 +561,7 @@ def test_a_model_of_other_people_is_measured_and_goes_on_learning(people: Path, 
         ({"batch": 6, "per_identity": 4}, "two identities, in multiples of per_identity, got 6 and 4"),
         ({"grl_schedule": "cosine"}, "grl_schedule must be one of seed, linear, dann, constant, got 'cosine'"),
         ({"schedule_unit": "training"}, "grl_until must be above 0 and at most 1 in training, got 45"),
+        ({"cloth_adv_kind": "both"}, "cloth_adv_kind must be one of away, reversal, got 'both'"),
         ({"temperature": 0.0}, "temperature must be in"),
         ({"decouple": -1.0}, "decouple must be in 0..100, got -1"),
         ({"rerank_k1": (0,)}, "rerank and expand: k1 must be a whole number >= 1, got 0"),
