@@ -139,8 +139,10 @@ class Task:
 
     def skipped(self) -> dict[str, int]:
         """Counts of what training leaves out or cuts: identities without vis or without anything else, long texts."""
-        texts = [text for text in self._samples.column("text").to_pylist() if text]
-        return {"unpaired_identities": self.pools.unpaired, "cut_texts": cut_texts(texts, self.read.context)}
+        return {"unpaired_identities": self.pools.unpaired, "captions_cut": self._captions_cut(self._samples)}
+
+    def _captions_cut(self, samples: pa.Table) -> int:
+        return cut_texts(samples.column("text").to_pylist(), self.read.context)
 
     def questions(self, split: str) -> EvaluationSet:
         """What is asked of a split."""
@@ -220,15 +222,21 @@ class Task:
         return Scores({name: found[name] for name in METRICS if name in found}, dict(setting))
 
     def examine(self, split: str, found: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
-        """METRICS, and the mAP of each of the fifteen combinations."""
-        return figures(self._encoded(split, found), setting)
+        """METRICS, the mAP of each of the fifteen combinations, and METRICS without the setting."""
+        encoded = self._encoded(split, found)
+        plain_figures = figures(encoded, {})
+        return {
+            **figures(encoded, setting),
+            **{f"plain_{name}": plain_figures[name] for name in METRICS if name in plain_figures},
+            "captions_cut": float(self._captions_cut(self.data.samples(split))),
+        }
 
     def _encoded(self, split: str, found: Arrays) -> Encoded:
         return Encoded(self.model, self.questions(split), found["feature"])
 
     def facts(self) -> dict[str, Any]:
-        """Nothing: the classifier's identities are of no use elsewhere."""
-        return {}
+        """What was cut or left out; the classifier's identities are of no use elsewhere."""
+        return {"counts": {**self.skipped(), **self.data.skipped()}}
 
     def recall(self, _: Mapping[str, Any]) -> None:
         """Nothing."""

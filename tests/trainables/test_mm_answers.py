@@ -15,6 +15,7 @@ from refsweep.trainables import mm_reid
 from refsweep.trainables.multimodal import evaluation
 from refsweep.trainables.multimodal.evaluation import COMBINATIONS, Mix, name_of
 from refsweep.trainables.multimodal.model import MODALITIES
+from refsweep.trainables.multimodal.reading import cut_texts, tokenize
 from refsweep.trainables.package import Package
 
 
@@ -127,3 +128,14 @@ def test_a_package_is_measured_on_data_with_other_people(package: Package):
     other = mm_reid.build_model(config(), identities=7)
     other.load_state_dict(dict(package.weights))
     assert other.classifier.weight.shape == (4, 16)
+
+
+def test_captions_over_the_limit_are_cut_and_counted(made: mm_reid.Task):
+    short, long = "a person in a red coat", "a person in a red coat " * 5
+    assert cut_texts([short, long, long], 20) == 2
+    tokens = tokenize([short, long], 20)
+    assert tokens.shape == (2, 20)
+    assert tokens[0].max() == tokens[1, -1] == tokens[1].max()  # both end
+    found = made.examine("test", {"feature": np.eye(len(made.questions("test").identity_N), 16, dtype=np.float32)}, {})
+    assert found["captions_cut"] == 0
+    assert found["plain_map"] == found["map"]

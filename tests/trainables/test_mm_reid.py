@@ -56,7 +56,8 @@ def test_a_training_batch_holds_what_its_plan_says(made: mm_reid.Task):
 
 def test_an_identity_in_one_modality_alone_is_left_out_and_counted(made: mm_reid.Task):
     assert made.pools.identities == [1, 2, 3, 4]
-    assert made.skipped() == {"unpaired_identities": 1, "cut_texts": 0}
+    assert made.skipped() == {"unpaired_identities": 1, "captions_cut": 0}
+    assert made.facts()["counts"].items() > made.skipped().items()
     assert made.model.classifier.out_features == 4
 
 

@@ -77,15 +77,19 @@ class Reader:
 
 def tokenize(texts: Sequence[str], context: int) -> NDArray[np.int64]:
     """CLIP's BPE ids, E x T; longer texts are cut, their end kept."""
-    if not texts:
-        return np.zeros((0, context), np.int64)
-    return np.asarray(_tokenizer(context)(list(texts)).numpy(), np.int64)
+    rows = [_tokens(text, context) for text in texts]
+    return np.stack(rows) if rows else np.zeros((0, context), np.int64)
+
+
+@lru_cache(maxsize=100_000)
+def _tokens(text: str, context: int) -> NDArray[np.int64]:
+    return np.asarray(_tokenizer(context)([text])[0].numpy(), np.int64)
 
 
 def cut_texts(texts: Sequence[str], context: int) -> int:
     """How many of them are longer than the context."""
     encode = _tokenizer(context).encode
-    return sum(len(encode(text)) > context - 2 for text in set(texts))
+    return sum(len(encode(text)) > context - 2 for text in texts)
 
 
 @lru_cache(maxsize=4)
