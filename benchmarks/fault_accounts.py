@@ -20,7 +20,7 @@ from ..orchestration.usage import attempts_of
 from ..trainables.checkpoints import Checkpoints
 from .fault_sweeps import FaultySweep, title_of
 
-SETTLE_S = 20.0  # for Ray to end the processes of a job that is over
+SETTLE_S = 60.0  # for Ray to end the processes of a job that is over, also on a host that it has lost
 OURS = (
     "ray::ResourceTrainable",
     "ray::TuneTrial",
