@@ -1,6 +1,6 @@
 """`python -m refsweep.benchmarks [name ...]`: runs benchmarks, prints their tables, writes a JSON each.
 
-Without a name all but `faults`, which takes some twenty minutes.
+Without a name all but `faults` and `mm_quality`, which take some twenty minutes each.
 """
 
 from __future__ import annotations
@@ -10,8 +10,20 @@ import sys
 
 from .common import OUT, where
 
-NAMES = ("posthoc", "streaming", "objects", "machinery", "several", "scale", "actors", "scoring", "reid", "quality")
-NAMED = ("faults",)  # only when asked for
+NAMES = (
+    "posthoc",
+    "streaming",
+    "objects",
+    "machinery",
+    "several",
+    "scale",
+    "actors",
+    "scoring",
+    "reid",
+    "mer",
+    "quality",
+)
+NAMED = ("faults", "mm_quality")  # only when asked for
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(NAMES)

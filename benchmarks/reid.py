@@ -20,13 +20,14 @@ from ..trainables.metrics.retrieval import rank
 from .common import publish
 
 QUERIES, GALLERY, WIDTH, IDENTITIES, CAMERAS, THREADS = 10_000, 50_000, 512, 5_000, 6, 2
-NOISE = 1.5  # of a row, in lengths of what its identity shares: mAP is neither 0 nor 100
+NOISE = 2.3  # of a row, in lengths of what its identity shares: mAP is neither 0 nor 100
 
 
 def main() -> None:
     """Each case in a process of its own, so that its memory can be told."""
     rows = [row for case in CASES for row in _apart(case)]
-    publish("reid", "person re-identification", rows)
+    case = f"{QUERIES:,} queries x {GALLERY:,} of {WIDTH}-d, {THREADS} threads"
+    publish("reid", f"person re-identification; {case}", rows)
 
 
 def _apart(case: str) -> list[dict[str, Any]]:
@@ -49,15 +50,20 @@ def retrieval() -> list[dict[str, Any]]:
         found.append(feature_ND)
         ids.append(id_N)
         cameras.append(rng.integers(0, CAMERAS, rows))
-    before_mib, began = peak_mib(), time.perf_counter()
-    figures = rank(*found, *ids, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
-    wall_s = time.perf_counter() - began
-    case = f"{QUERIES:,} queries x {GALLERY:,} of {WIDTH}-d, {THREADS} threads"
+    before_mib = peak_mib()
+    rows_of: list[dict[str, Any]] = []
+    # where a model knows nothing, right answers lie anywhere in the list: most of it is sorted
+    for what, who in (("a fair model", ids), ("a model that knows nothing", [rng.permutation(i) for i in ids])):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        figures = rank(*found, *who, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+        name = f"retrieval metrics of {what} (mAP {figures['map']:.2g} %), s"
+        rows_of.append({"figure": name, "measured": wall_s, "target": "<= 60"})
+        rows_of.append({"figure": "CPU seconds of it, all threads", "measured": cpu_s, "target": ""})
     return [
-        {"figure": f"retrieval metrics, {case}, s", "measured": wall_s, "target": "<= 60"},
+        *rows_of,
         {"figure": "peak memory of that process, MiB", "measured": peak_mib(), "target": "<= 2048"},
         {"figure": "of it before ranking began", "measured": before_mib, "target": ""},
-        {"figure": "mAP of the made features, %", "measured": figures["map"], "target": ""},
     ]
 
 

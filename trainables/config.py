@@ -20,6 +20,7 @@ class LoopConfig:
     accumulate: int = 1  # steps whose gradients are added before the weights move
     warmup: float = 0.0  # share of the training in which lr rises from 0; then cosine to 0
     clip_norm: float | None = None  # largest norm of the gradient
+    clip_quantile: float | None = None  # clips at this quantile of the norms of the last 512 gradients
     ema: float | None = None  # decay of averaged weights, which are evaluated in place of the last
     amp: bool = True  # bfloat16 autocast, on CUDA only
     compile: bool = False  # torch.compile
@@ -45,6 +46,8 @@ class LoopConfig:
         )
         if self.clip_norm is not None and self.clip_norm <= 0:
             found.append(f"clip_norm must be > 0 or null, got {self.clip_norm}")
+        if self.clip_quantile is not None and not 0 < self.clip_quantile < 1:
+            found.append(f"clip_quantile must be in 0..1 or null, got {self.clip_quantile}")
         if self.ema is not None and not 0 < self.ema < 1:
             found.append(f"ema must be in 0..1 or null, got {self.ema}")
         return found

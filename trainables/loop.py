@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..datasets.problems import InputError
 from ..datasets.store import Store
 from ..datasets.stream import Arrays, Executor, Part, cut, default_workers, stream
 from .checkpoints import Checkpoint, Checkpoints, Name
 from .config import LoopConfig, config_hash
+from .running.clipping import Clipping
 from .running.evaluating import Evaluated, Evaluation
 from .running.randomness import random_state, seed_everything, set_random_state
 from .running.saving import Saver
@@ -104,6 +105,7 @@ class Training:
         for module in task.compiled() if config.compile else ():
             module.compile()
         self._evaluation = Evaluation(task, self.team, config.seed, self._autocast)
+        self._clipping = Clipping(config.clip_norm, config.clip_quantile)
         self._saver = Saver(checkpoints if self.team.rank == 0 else None)
         self._coming: EpochResult | None = None  # an epoch whose checkpoint is on its way
         self.history: list[EpochResult] = []
@@ -238,17 +240,23 @@ class Training:
         with nullcontext() if moves else self.team.alone(self._losses):
             with self._autocast():
                 terms = self._losses(batch, progress)
-            loss = torch.stack(list(terms.values())).sum() * weight
+            loss = torch.stack([term for term in terms.values() if term.requires_grad]).sum() * weight
             said = self._say_to_all(terms, loss, weight, stop)  # is added up while gradients are
             (loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
         asked, landed = self._hear(said, terms)
         if moves:
-            if self.config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.clip_norm)
+            self._clip()
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             self._average()
         return asked, landed
+
+    def _clip(self) -> None:
+        found = self._clipping.clip(self.task.model.parameters())
+        if found is not None:
+            steps = self.batch % self.config.accumulate + 1  # that this one move is the mean of
+            for name, value in (("train_gradient_norm", found.norm), ("train_spikes", float(found.spike))):
+                self._sums[name] = self._sums.get(name, 0.0) + value * steps
 
     def _say_to_all(
         self, terms: Mapping[str, Tensor], loss: Tensor, weight: float, stop: Callable[[], bool]
@@ -324,6 +332,7 @@ class Training:
             "sums": dict(self._sums),
             "seconds": self._seconds,
             "gradients": self._gradients() if self.batch % self.config.accumulate else [],
+            "gradient_norms": self._clipping.state(),
             "random": first,
             "random_of_others": others,
         }
@@ -345,6 +354,7 @@ class Training:
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.optimiser.load_state_dict(state["optimiser"])
         self._sums, self._seconds = dict(state["sums"]), float(state["seconds"])
+        self._clipping.restore(state)
         parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         for parameter, gradient in zip(parameters, state["gradients"], strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)

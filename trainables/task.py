@@ -79,7 +79,8 @@ class Task(Protocol):
         """Groups for the optimiser: `params`, and `lr` and `weight_decay` where they differ from the Config's."""
 
     def losses(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Weighted terms whose sum is minimised; `progress` runs from 0 to 1 over the training."""
+        """Weighted terms whose sum is minimised; `progress` runs from 0 to 1 over the training. What has no gradient
+        is measured like them, and not added."""
 
     def facts(self) -> dict[str, Any]:
         """What a package of the model must carry beside weights, Config and setting, in plain values."""

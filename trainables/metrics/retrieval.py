@@ -159,7 +159,8 @@ class Ranker:
         above = np.sort(similarity_G[similarity_G >= score_R[-1]])
         wrong_R = _at_least(above, score_R)
         for others in (same_S, self._nobody):
-            wrong_R = wrong_R - _at_least(np.sort(similarity_G[others]), score_R)
+            if len(others):
+                wrong_R = wrong_R - _at_least(np.sort(similarity_G[others]), score_R)
         place_R = np.arange(1, len(score_R) + 1)
         rank_R = wrong_R + place_R
         precision_R = place_R / rank_R

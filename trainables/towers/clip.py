@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,19 @@ SIZES: dict[str, TowerSizes] = {
         text_heads=2,
         text_layers=1,
         context=20,
+        vocabulary=2039,
+    ),
+    # the same for captions, which are longer than expressions
+    "ViT-tiny-77": TowerSizes(
+        embed_dim=64,
+        layers=(3,),
+        width=96,
+        patch=16,
+        image_px=64,
+        head_width=32,
+        text_width=64,
+        text_heads=2,
+        text_layers=1,
         vocabulary=2039,
     ),
 }
@@ -229,13 +242,16 @@ def _text(sizes: TowerSizes) -> CLIPTextCfg:
 
 def _vit_map(visual: Any, image_NCHW: Tensor) -> Tensor:
     """A ViT's patch states after its last norm; positions are interpolated to the image's grid."""
-    patch_NDHW = visual.conv1(image_NCHW)
-    grid = patch_NDHW.shape[-2:]
+    return vit_states(visual, visual.conv1(image_NCHW), visual.transformer)[:, 1:]
+
+
+def vit_states(visual: Any, patch_NDHW: Tensor, blocks: Callable[[Tensor], Tensor]) -> Tensor:
+    """A ViT's states after its last norm, the class's first, N x (1 + L) x D, from patch states; `blocks` is run in
+    place of its transformer."""
     patch_NLD = patch_NDHW.flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(patch_NLD), 1, -1)
-    position_LD = _resample(visual.positional_embedding, visual.grid_size, grid)
-    state_NLD = visual.ln_pre(torch.cat([first, patch_NLD], 1) + position_LD)
-    return visual.ln_post(visual.transformer(state_NLD))[:, 1:]
+    position_LD = _resample(visual.positional_embedding, visual.grid_size, patch_NDHW.shape[-2:])
+    return visual.ln_post(blocks(visual.ln_pre(torch.cat([first, patch_NLD], 1) + position_LD)))
 
 
 def _resample(position_LD: Tensor, old: tuple[int, int], new: Sequence[int]) -> Tensor:
@@ -299,7 +315,10 @@ def load_clip_state(towers: ClipTowers, state: dict[str, Tensor], where: str) ->
         "context_length",
         "vocab_size",
     )
-    given = {k: v.float() if v.is_floating_point() else v for k, v in state.items() if not k.startswith(ignored)}
+    kept = {"visual.proj"} if towers.is_vit else set()  # a ViT's way into the space it shares with text
+    given = {
+        k: v.float() if v.is_floating_point() else v for k, v in state.items() if k in kept or not k.startswith(ignored)
+    }
     try:
         result = towers.load_state_dict(given, strict=False)
     except RuntimeError as error:
