@@ -1,6 +1,6 @@
 """`python -m refsweep.benchmarks [name ...]`: runs benchmarks, prints their tables, writes a JSON each.
 
-Without a name all but `faults` and `mm_quality`, which take some twenty minutes each.
+Without a name all but `faults`, `mm_quality` and `t2i_quality`, which take some twenty minutes each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = (
     "mer",
     "quality",
 )
-NAMED = ("faults", "mm_quality")  # only when asked for
+NAMED = ("faults", "mm_quality", "t2i_quality")  # only when asked for
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(NAMES)

@@ -44,7 +44,7 @@ def evaluate(package: Package, data: str, split: str) -> dict[str, float]:
 
 def _own_weights(config: Mapping[str, Any]) -> dict[str, None]:
     """The package holds the weights: nothing is fetched from where they once came from."""
-    return {name: None for name in ("weights", "init") if name in config}
+    return {name: None for name in ("weights", "text_weights", "init") if name in config}
 
 
 def track(

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "bio": 0.5,
     "cloth": 0.5,
     "cloth_adv": 0.1,
+    "cloth_adv_kind": "away",
     "cloth_match": 1.0,
     "decouple": 0.1,
     "decouple_kind": "cosine",
@@ -94,7 +95,9 @@ def _weights(trial: optuna.Trial) -> dict[str, Any]:
         "cls": trial.suggest_float("cls", 0.1, 3.0, log=True),  # its nats are those of thousands of people
         "bio": trial.suggest_float("bio", 0.05, 2.0, log=True),
         "cloth": trial.suggest_float("cloth", 0.05, 2.0, log=True),
-        "cloth_adv": trial.suggest_float("cloth_adv", 0.01, 1.0, log=True),  # unbounded: above 1 it wins over info_nce
+        # above 3 it wins over info_nce: its nats have no lower bound in one kind, and an opponent in the other
+        "cloth_adv": trial.suggest_float("cloth_adv", 0.01, 3.0, log=True),
+        "cloth_adv_kind": trial.suggest_categorical("cloth_adv_kind", ["away", "reversal"]),
         "cloth_match": trial.suggest_float("cloth_match", 0.1, 3.0, log=True),
         # |cos| is at most 1 where the others are nats; centred HSIC is smaller by orders
         "decouple": trial.suggest_float("decouple", 0.01, 3.0, log=True),

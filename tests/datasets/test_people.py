@@ -88,6 +88,16 @@ def test_relatives_of_cuhk_pedes_are_made_too(name: str, tmp_path: Path):
     assert data.images("test")["camera"].to_pylist() == [0, 1]
 
 
+def test_object_storage_holds_them_as_well_as_a_folder(s3: str):
+    recipe = PeopleRecipe(identities=10, images=1)
+    for name, make, module in (("c", make_cuhk_pedes, cuhk_pedes), ("o", make_orbench, orbench)):
+        store = Store(f"{s3}/people/{name}")
+        make(store, recipe)
+        found = module.check(store)
+        assert found.problems == []
+        assert found.counts["identities"] == 10
+
+
 def test_true_factors_of_every_picture_are_kept(pedes: Path, bench: Path):
     for root, count in ((pedes, 60), (bench, 240)):
         table = factors(Store(str(root)))

@@ -16,6 +16,7 @@ import yaml
 from refsweep.orchestration import cli, ray_start, sweep
 from refsweep.orchestration.ledger import Ledger
 from refsweep.orchestration.spec import make_spec
+from refsweep.trainables import task
 
 Refsweep = Callable[..., tuple[int, str, str]]
 TOY: dict[str, Any] = {
@@ -65,7 +66,7 @@ def write(spec: dict[str, Any]) -> str:
     [
         ({"nonsense": 1}, "nonsense: unknown key"),
         ({"search": {"trials": "many"}}, "search.trials: .*integer, got 'many'"),
-        ({"trainable": "gpt"}, "trainable must be one of ikun, toy, got 'gpt'"),
+        ({"trainable": "gpt"}, f"trainable must be one of {', '.join(task.names())}, got 'gpt'"),
         ({"ledger": "postgresql://me:secret@db/s"}, "ledger: must hold no password: put it into PGPASSFILE"),
         (
             {"objective": [TOY["objective"], {"metric": "height", "mode": "max"}], "search": {"pruner": "asha"}},

@@ -13,6 +13,7 @@ import yaml
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.pruning import Pruning
 from refsweep.orchestration.spec import differences, make_spec, override, read_spec
+from refsweep.trainables import task
 
 LEAST: dict[str, Any] = {
     "name": "small",
@@ -131,7 +132,7 @@ BAD: list[tuple[dict[str, Any], str, str, str]] = [
     ({"fixed": [1]}, "fixed", "dictionary", "[1]"),
     ({"data": 5}, "data", "string", "5"),
     ({"budget": {"gpu_hours": True}}, "budget.gpu_hours", "number", "True"),
-    ({"trainable": "gpt", "data": "x"}, "trainable", "one of ikun, toy", "'gpt'"),
+    ({"trainable": "gpt", "data": "x"}, "trainable", f"one of {', '.join(task.names())}", "'gpt'"),
     ({"search": {"sampler": "bo"}}, "search.sampler", "'tpe', 'random', 'qmc', 'cmaes', 'gp', 'nsga2' or", "'bo'"),
     ({"search": {"pruner": "asah"}}, "search.pruner", "'asha', 'hyperband', 'median' or 'none'", "'asah'"),
     ({"stream": "dask"}, "stream", "'auto', 'threads' or 'ray'", "'dask'"),

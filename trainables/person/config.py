@@ -52,6 +52,7 @@ class Config(LoopConfig):
     bio: float = 0.5
     cloth: float = 0.5
     cloth_adv: float = 0.1  # at its highest
+    cloth_adv_kind: Literal["away", "reversal"] = "away"
     cloth_match: float = 1.0
     decouple: float = 0.1
     fuse: float = 1.0  # only with fusion
@@ -121,6 +122,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "fusion": (*FUSIONS, None),
     "positives": POSITIVES,
     "match_text": ("identity", "caption"),
+    "cloth_adv_kind": ("away", "reversal"),
     "decouple_kind": DECOUPLINGS,
     "decouple_on": ("projections", "features"),
     "grl_schedule": SCHEDULES,

@@ -79,6 +79,7 @@ class T2iReid(nn.Module):
         # of the losses: parts of the model, so that they are trained, saved and moved with it
         self.bio_projector, self.cloth_projector = nn.Linear(width, embed_dim), nn.Linear(width, embed_dim)
         self.decouple_id, self.decouple_cloth = nn.Linear(width, embed_dim), nn.Linear(width, embed_dim)
+        self.adversary = nn.Linear(width, embed_dim)
         self.fusion_kind = fusion
         if fusion is not None:
             self.fusion = AttentionGatedFusion(embed_dim, embed_dim, heads, fusion_dropout)

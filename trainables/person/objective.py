@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-from ..layers.gradient_reversal import ramp, strength
+from ..layers.gradient_reversal import ramp, reverse_gradient, strength
 from ..losses.clothing import ADVERSARY_START, cloth_adversary, cloth_matching
 from ..losses.contrastive import info_nce, symmetric_info_nce, who
 from ..losses.decoupling import decoupling
@@ -119,9 +119,19 @@ class _Batch:
         )
 
     def cloth_adv(self) -> Tensor:
-        """The embedding that is searched, away from the description of the clothing."""
+        """The identity path, away from the description of the clothing.
+
+        away        the embedding that is searched loses agreement with the description, as it is
+        reversal    a projector and the text tower learn to find the description from the identity feature, which is
+                    moved, through a reversal of its own, so that they can't
+        """
         holds_BB = self.same_person_BB | self._same_clothing_BB()
-        return cloth_adversary(self.pictures.image_BD, self.clothing.text_ED, holds_BB, self.config.temperature)
+        temperature = self.config.temperature
+        if self.config.cloth_adv_kind == "away":
+            return cloth_adversary(self.pictures.image_BD, self.clothing.text_ED, holds_BB, temperature)
+        own_BB = self.own_BB | self._same_clothing_BB()
+        projected_BD = F.normalize(self.model.adversary(reverse_gradient(self.pictures.id_BW, 1.0)), dim=-1)
+        return info_nce(projected_BD, self.clothing.text_ED, own_BB, temperature, self.same_person_BB & ~own_BB)
 
     def cloth_match(self) -> Tensor:
         """Clothing embeddings with their descriptions, matched and unmatched."""
