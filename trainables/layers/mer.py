@@ -25,6 +25,7 @@ from torch import Tensor, nn
 class Route:
     """Which modality each image of a batch has."""
 
+    modality_N: Tensor
     mask_NM: Tensor  # 1 at the image's modality
     only: int | None  # the modality, where all images have the same
 
@@ -33,13 +34,15 @@ class Route:
         """The route of images by their modalities' numbers."""
         first = int(modality_N[0]) if len(modality_N) else 0
         only = first if bool((modality_N == first).all()) else None
-        return cls(F.one_hot(modality_N, modalities).float(), only)
+        return cls(modality_N, F.one_hot(modality_N, modalities).float(), only)
 
     def hand_out(self, weight_MXY: Tensor) -> Tensor:
         """Each image's own of the modalities' weights, N x X x Y. A product with ones and zeros is exact, and its
-        gradient, unlike that of an index, is added up in the same order every time."""
+        gradient, unlike that of an index, is added up in the same order every time; without one an index is faster."""
         if self.only is not None:
             return weight_MXY[self.only].expand(len(self.mask_NM), -1, -1)
+        if not torch.is_grad_enabled():
+            return weight_MXY.index_select(0, self.modality_N)
         return (self.mask_NM @ weight_MXY.flatten(1)).view(-1, *weight_MXY.shape[1:])
 
 
@@ -58,11 +61,13 @@ class RoutedUpdate(nn.Module):
 
     def forward(self, x_NLI: Tensor, weight_OI: Tensor, bias_O: Tensor, route: Route) -> tuple[Tensor, ...]:
         """The adapted weight's product, part by part, each N x L x O."""
-        base = F.linear(x_NLI, weight_OI, bias_O).chunk(self.parts, -1)
-        down_NQI, up_NQO = route.hand_out(self.down_MQI), route.hand_out(self.up_MQO)
-        small_NLQ = self.scale * torch.bmm(x_NLI, down_NQI.mT)
-        parts = zip(base, small_NLQ.chunk(self.parts, -1), up_NQO.chunk(self.parts, 1), strict=True)
-        return tuple(torch.baddbmm(part, small_NLR, up_NRO) for part, small_NLR, up_NRO in parts)
+        base = F.linear(x_NLI, weight_OI, bias_O)
+        up_NQO = route.hand_out(self.up_MQO)
+        small_NLQ = torch.bmm(x_NLI, route.hand_out(self.down_MQI).mT)
+        if self.parts == 1:
+            return (torch.baddbmm(base, small_NLQ, up_NQO, alpha=self.scale),)
+        parts = zip(*(x.chunk(self.parts, dim) for x, dim in ((base, -1), (small_NLQ, -1), (up_NQO, 1))), strict=True)
+        return tuple(torch.baddbmm(part, small, up, alpha=self.scale) for part, small, up in parts)
 
     def of(self, modality: int) -> Tensor:
         """The update of one modality as a matrix, (P O) x I."""

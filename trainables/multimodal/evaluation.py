@@ -57,27 +57,26 @@ class EvaluationSet:
 
     def __init__(self, samples: pa.Table, queries: int) -> None:
         modality = np.array(samples.column("modality").to_pylist(), np.str_)
-        self.identity_N: Ints = samples.column("identity").to_numpy().astype(np.int64)
-        self.found_NM = np.full((len(modality), len(MODALITIES)), -1, np.int64)  # the samples, as rows of a plan
+        identity: Ints = samples.column("identity").to_numpy().astype(np.int64)
         by_modality = [np.flatnonzero(modality == name) for name in MODALITIES]
         used = [by_modality[VIS]]
         pools: dict[int, list[Ints]] = {}
-        for person in np.unique(self.identity_N):
-            pools[int(person)] = [rows[self.identity_N[rows] == person][:queries] for rows in by_modality]
+        for person in np.unique(identity):
+            pools[int(person)] = [rows[identity[rows] == person][:queries] for rows in by_modality]
             used += pools[int(person)][VIS + 1 :]
         order = np.concatenate(used)
         number = np.full(len(modality), -1, np.int64)
         number[order] = np.arange(len(order))
         self.gallery = number[by_modality[VIS]]
-        self.identity_N = self.identity_N[order]
+        self.identity_N = identity[order]
         self.modality_N = np.array([MODALITIES.index(m) for m in modality[order].tolist()], np.int64)
-        self.found_NM = np.full((len(order), len(MODALITIES)), -1, np.int64)
+        self.found_NM = np.full((len(order), len(MODALITIES)), -1, np.int64)  # one sample a row of the plan
         self.found_NM[np.arange(len(order)), self.modality_N] = order
         asked = {c: [_queries([number[pools[p][m]] for m in c]) for p in pools] for c in COMBINATIONS}
         self.queries = {c: np.concatenate(found) for c, found in asked.items() if any(len(f) for f in found)}
         if not len(self.gallery) or not self.queries:
             what = f"evaluation needs vis and another modality, got {len(self.gallery)} vis samples"
-            raise DataError([Problem("split", f"{what} and {len(order) - len(self.gallery)} others")])
+            raise DataError([Problem("evaluation", f"{what} and {len(order) - len(self.gallery)} others")])
 
 
 def _queries(pools: Sequence[Ints]) -> Ints:
