@@ -17,7 +17,6 @@ from refsweep.datasets.store import Store
 from refsweep.orchestration import cli
 from refsweep.orchestration.query import FRAME_PX, HEIGHT_PX, MARGIN_PX, RIGHT, WRONG, open_gallery, query
 from refsweep.tests.trainables import mm_people, people
-from refsweep.tests.trainables.test_t2i_reid import config
 from refsweep.trainables import mm_reid, t2i_reid
 from refsweep.trainables.package import Package
 
@@ -45,7 +44,7 @@ def text_data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def text_model(text_data: str) -> Package:
     torch.manual_seed(0)
-    return packaged("t2i_reid", t2i_reid.Task(config(), t2i_reid.open_data(Store(text_data))))
+    return packaged("t2i_reid", t2i_reid.Task(people.config(), t2i_reid.open_data(Store(text_data))))
 
 
 def test_the_order_is_that_of_the_served_model(text_model: Package, text_data: str, tmp_path: Path):

@@ -20,7 +20,6 @@ from refsweep.orchestration.spaces import search_space
 from refsweep.orchestration.spec import SweepSpec, make_spec
 from refsweep.orchestration.tracking import Projector
 from refsweep.tests.trainables import mm_people, people
-from refsweep.tests.trainables.test_t2i_reid import SMALL
 from refsweep.trainables import task
 
 
@@ -34,7 +33,7 @@ class Family:
 
 
 FAMILIES = [
-    Family("t2i_reid", people.write_people, {**SMALL, "batch": 8}),
+    Family("t2i_reid", people.write_people, {**people.SMALL, "batch": 8}),
     Family("mm_reid", mm_people.write_people, {**mm_people.TINY, "epochs": 2}),
 ]
 
