@@ -30,12 +30,12 @@ from .common import publish
 
 SEEDS = (0, 1, 2)
 TRAINING: dict[str, Any] = {  # beside what examples/t2i_reid.yaml fixes
-    "epochs": 30,
+    "epochs": 20,
     "lr": 2e-3,
     "weight_decay": 1e-2,
     "dropout": 0.1,
     "schedule_unit": "training",
-    "grl_alpha": 0.1,
+    "grl_alpha": 0.03,
     "grl_until": 0.5,
     "cloth_adv": 1.0,
     "cloth_adv_kind": "reversal",
