@@ -19,8 +19,8 @@ from .common import publish
 MODALITIES, WIDTH = 4, 768
 # name, tokens, images of each modality, times: 129 tokens are 256 x 128 pixels at patches of 16
 CASES = (
-    ("ViT-B/16, 129 tokens", 129, 4, 5, 0.9),
-    ("ViT-B/16, 20 tokens, one image", 20, 1, 15, 1.5),
+    ("ViT-B/16, 129 tokens", 129, 4, 25, 0.9),
+    ("ViT-B/16, 20 tokens, one image", 20, 1, 51, 1.5),
 )
 
 

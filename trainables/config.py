@@ -23,6 +23,7 @@ class LoopConfig:
     clip_quantile: float | None = None  # clips at this quantile of the norms of the last 512 gradients
     ema: float | None = None  # decay of averaged weights, which are evaluated in place of the last
     amp: bool = True  # bfloat16 autocast, on CUDA only
+    tf32: bool = True  # TensorFloat-32 in what is left of float32 products, on CUDA only
     compile: bool = False  # torch.compile
     sync_bn: bool = False  # batch norm over all workers of a trial, on CUDA only; over each worker's rows otherwise
     evaluate_every: int = 1  # epochs; the last one always is

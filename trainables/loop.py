@@ -95,6 +95,8 @@ class Training:
         self.executor, self.workers = executor, workers or default_workers()
         self.facts = {**(facts or {}), "config": config_hash(config)}
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
         seed_everything(config.seed)
         self.task = task = make_task()
         task.model.to(self.device).to(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
+from refsweep.tests.trainables import mm_people, people
 from refsweep.tests.trainables.in_team import trained
 from refsweep.tests.trainables.test_loop import TINY
 from refsweep.trainables import toy
@@ -140,6 +141,26 @@ def test_ikun_is_scored_the_same_by_two_workers(tmp_path: Path, made: Path):
     # batch norm in training is over each worker's own rows
     assert theirs["train_focal"] == pytest.approx(mine["train_focal"], rel=1e-2)
     assert theirs["hota"] == pytest.approx(mine["hota"], abs=0.5)
+
+
+def test_re_identification_is_trained_by_two_workers(tmp_path: Path):
+    """In-batch losses see a worker's own rows, so that weights are not quite those of one worker; all else is."""
+    jobs = []
+    for trainable, made_by, config in (
+        ("t2i_reid", people, people.SMALL),
+        ("mm_reid", mm_people, mm_people.TINY),
+    ):
+        made_by.write_people(tmp_path / trainable)
+        jobs.append({"trainable": trainable, "config": {**config, "epochs": 2}, "data": str(tmp_path / trainable)})
+    for one, (two, other) in zip(map(alone, jobs), together(jobs, tmp_path), strict=True):
+        assert two["ended"] == other["ended"] == "done"
+        assert two["model"].keys() == one["model"].keys()
+        learnt = [name for name in two["model"] if "running_" not in name]  # statistics are of a worker's own rows
+        assert [two["model"][name] for name in learnt] == [other["model"][name] for name in learnt]
+        assert without_time(two) == without_time(other)
+        for mine, theirs in zip(one["history"], two["history"], strict=True):
+            assert mine["metrics"].keys() == theirs["metrics"].keys()
+            assert theirs["metrics"]["train_loss"] == pytest.approx(mine["metrics"]["train_loss"], rel=0.3)
 
 
 def test_batch_norm_is_not_synchronised_between_cpus():
