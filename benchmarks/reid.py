@@ -2,6 +2,7 @@
 
 python -m refsweep.benchmarks reid
 python -m refsweep.benchmarks.reid retrieval   one case, as JSON, in a process that does nothing else
+python -m refsweep.benchmarks.reid large       100k x 100k, some minutes; only when named
 """
 
 from __future__ import annotations
@@ -19,29 +20,35 @@ import torch
 from ..trainables.metrics.retrieval import rank
 from .common import publish
 
-QUERIES, GALLERY, WIDTH, IDENTITIES, CAMERAS, THREADS = 10_000, 50_000, 512, 5_000, 6, 2
+QUERIES, GALLERY, LARGE = 10_000, 50_000, 100_000
+WIDTH, IDENTITIES, CAMERAS, THREADS = 512, 5_000, 6, 2
 NOISE = 2.3  # of a row, in lengths of what its identity shares: mAP is neither 0 nor 100
 
 
 def main() -> None:
-    """Each case in a process of its own, so that its memory can be told."""
-    rows = [row for case in CASES for row in _apart(case)]
+    """In a process of its own, so that its memory can be told."""
+    command = [sys.executable, "-m", __name__, "retrieval"]
+    rows = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     case = f"{QUERIES:,} queries x {GALLERY:,} of {WIDTH}-d, {THREADS} threads"
     publish("reid", f"person re-identification; {case}", rows)
 
 
-def _apart(case: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", __name__, case]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
 def retrieval() -> list[dict[str, Any]]:
     """All figures of 10k queries in a gallery of 50k, with cameras, on two threads."""
+    return _measured(QUERIES, GALLERY)
+
+
+def large() -> list[dict[str, Any]]:
+    """The same of 100k in 100k."""
+    return _measured(LARGE, LARGE)
+
+
+def _measured(queries: int, gallery: int) -> list[dict[str, Any]]:
     torch.set_num_threads(THREADS)
     rng = np.random.default_rng(0)
     shared_ID = rng.standard_normal((IDENTITIES, WIDTH), np.float32)
     found, ids, cameras = [], [], []
-    for rows in (QUERIES, GALLERY):
+    for rows in (queries, gallery):
         id_N = rng.integers(0, IDENTITIES, rows)
         feature_ND = rng.standard_normal((rows, WIDTH), np.float32)
         feature_ND *= NOISE
@@ -73,7 +80,7 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-CASES = {"retrieval": retrieval}
+CASES = {"retrieval": retrieval, "large": large}
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(CASES[sys.argv[1]]()) + "\n")
