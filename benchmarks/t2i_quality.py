@@ -36,9 +36,9 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 1e-2,
     "dropout": 0.1,
     "schedule_unit": "training",
-    "grl_alpha": 0.03,
+    "grl_alpha": 0.003,
     "grl_until": 0.5,
-    "cloth_adv": 1.0,
+    "cloth_adv": 0.5,
     "cloth_adv_kind": "reversal",
     "cloth_adv_until": 0.2,
 }
@@ -48,7 +48,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "disentangled": {},
     ENTANGLED: {**NOT_PURSUED, "grl_alpha": 0.0},
     "no clothing loss": {**NOT_PURSUED, "cloth": 0.0, "cloth_match": 0.0},
-    "not reversed, decouple and cloth_adv 0": {**NOT_PURSUED, "grl_alpha": -1.0, "grl_schedule": "constant"},
 }
 
 
