@@ -133,16 +133,17 @@ def import_model(
 @app.command()
 def evaluate(
     model: Model,
-    data: Annotated[str, typer.Option(help="Data set: folder or s3://.")],
+    data: Annotated[str, typer.Option(help="Data set: folder, s3:// or made:.")],
     split: Annotated[str, typer.Option(help="train, calibration, validation or test.")] = "test",
     storage: Storage = "./refsweep-out",
     tracking: Tracking = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on a split, under the post-hoc setting that travels with it."""
+    from .data import place_of
     from .models import evaluate as measure
 
-    figures = measure(_package(model, storage, tracking), data, split)
+    figures = measure(_package(model, storage, tracking), place_of(data, storage), split)
     rows = [{"figure": k, "value": v} for k, v in figures.items()]
     show({"model": model, "split": split, "metrics": figures}, as_json, table(f"{model} on {split}", rows))
 
@@ -150,7 +151,7 @@ def evaluate(
 @app.command()
 def track(
     model: Model,
-    data: Annotated[str, typer.Option(help="Data set: folder or s3://.")],
+    data: Annotated[str, typer.Option(help="Data set: folder, s3:// or made:.")],
     video: Annotated[str, typer.Option(help="Name of the video.")],
     expression: Annotated[list[str], typer.Option(help="What to follow; repeatable.")],
     file: Annotated[Path, typer.Option("--out", help="The MP4 to write.")] = Path("track.mp4"),
@@ -159,17 +160,18 @@ def track(
     as_json: Json = False,
 ) -> None:
     """Follow expressions through a video and draw them into an MP4."""
+    from .data import place_of
     from .models import track as follow
 
     tell(f"tracking {', '.join(expression)} in video {video}")
-    found = follow(_package(model, storage, tracking), data, video, expression, file)
+    found = follow(_package(model, storage, tracking), place_of(data, storage), video, expression, file)
     show(found, as_json, table(f"{found['out']}: {found['frames']} frames", found["found"]))
 
 
 @app.command()
 def query(
     model: Model,
-    gallery: Annotated[str, typer.Option(help="Data set, or any folder of images, or s3://.")],
+    gallery: Annotated[str, typer.Option(help="Data set, any folder of images, s3:// or made:.")],
     text: Annotated[str | None, typer.Option(help="Who is asked for, in words.")] = None,
     image: Annotated[
         list[str] | None, typer.Option(help="MODALITY=FILE, as nir=a.jpg; repeatable. Only for models that take some.")
@@ -185,10 +187,11 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Find a person in a gallery, and draw the query and its best answers."""
+    from .data import place_of
     from .query import open_gallery
     from .query import query as ask
 
     package = _package(model, storage, tracking)
-    among = open_gallery(package, gallery, split)
+    among = open_gallery(package, place_of(gallery, storage), split)
     found = ask(package, among, text, image or (), identity, top, file)
     show(found, as_json, table(f"{found['out']}: the best of {found['gallery']} images", found["found"]))

@@ -17,7 +17,12 @@ def data_of(spec: SweepSpec) -> str | None:
     """Where a sweep's data is; procedural data is made if it is gone."""
     if spec.data == "none":
         return None
-    return _made(spec.data, spec.storage) if spec.data.startswith("made:") else spec.data
+    return place_of(spec.data, spec.storage)
+
+
+def place_of(uri: str, storage: str) -> str:
+    """Where data is: `made:...` has a place in the storage, where it is made if it is gone."""
+    return _made(uri, storage) if uri.startswith("made:") else uri
 
 
 def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:

@@ -140,3 +140,16 @@ def test_the_command_writes_the_picture_and_one_json_object(
     assert cli.run_command() == 0
     assert len(json.loads(capsys.readouterr().out)["found"]) == 3
     assert Image.open(out).height > HEIGHT_PX
+
+
+def test_a_made_data_set_is_a_gallery_and_stays_in_the_storage(
+    text_model: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    text_model.write(Store(str(tmp_path / "model")))
+    made = ["--storage", str(tmp_path / "out"), "--json"]
+    command = ["refsweep", "model", "query", str(tmp_path / "model"), "--text", CAPTION]
+    said = [*command, "--gallery", "made:cuhk-pedes?identities=10&images=1", "--out", str(tmp_path / "a.png"), *made]
+    monkeypatch.setattr(sys, "argv", said)
+    assert cli.run_command() == 0
+    assert json.loads(capsys.readouterr().out)["gallery"] == 2, "a fifth of ten people is for testing"
+    assert [path.name for path in (tmp_path / "out" / "made").glob("*/made.json")] == ["made.json"]
