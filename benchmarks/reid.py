@@ -35,7 +35,7 @@ def main() -> None:
 
 def retrieval() -> list[dict[str, Any]]:
     """All figures of 10k queries in a gallery of 50k, with cameras, on two threads."""
-    return _measured(QUERIES, GALLERY)
+    return _measured(QUERIES, GALLERY, seconds="<= 60", mib="<= 2048")
 
 
 def large() -> list[dict[str, Any]]:
@@ -43,7 +43,8 @@ def large() -> list[dict[str, Any]]:
     return _measured(LARGE, LARGE)
 
 
-def _measured(queries: int, gallery: int) -> list[dict[str, Any]]:
+def _measured(queries: int, gallery: int, seconds: str = "", mib: str = "") -> list[dict[str, Any]]:
+    """Figures with their targets."""
     torch.set_num_threads(THREADS)
     rng = np.random.default_rng(0)
     shared_ID = rng.standard_normal((IDENTITIES, WIDTH), np.float32)
@@ -65,11 +66,11 @@ def _measured(queries: int, gallery: int) -> list[dict[str, Any]]:
         figures = rank(*found, *who, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
         name = f"retrieval metrics of {what} (mAP {figures['map']:.2g} %), s"
-        rows_of.append({"figure": name, "measured": wall_s, "target": "<= 60"})
+        rows_of.append({"figure": name, "measured": wall_s, "target": seconds})
         rows_of.append({"figure": "CPU seconds of it, all threads", "measured": cpu_s, "target": ""})
     return [
         *rows_of,
-        {"figure": "peak memory of that process, MiB", "measured": peak_mib(), "target": "<= 2048"},
+        {"figure": "peak memory of that process, MiB", "measured": peak_mib(), "target": mib},
         {"figure": "of it before ranking began", "measured": before_mib, "target": ""},
     ]
 
