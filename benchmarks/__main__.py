@@ -1,6 +1,6 @@
 """`python -m refsweep.benchmarks [name ...]`: runs benchmarks, prints their tables, writes a JSON each.
 
-Without a name all but `faults`, `mm_quality` and `t2i_quality`, which take some twenty minutes each.
+Without a name all but `faults`, `mm_quality` and `t2i_quality`, which take twenty to forty minutes each.
 """
 
 from __future__ import annotations

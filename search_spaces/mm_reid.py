@@ -108,8 +108,8 @@ def _alignment(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def _batch(trial: optuna.Trial) -> dict[str, Any]:
-    """P x K: fewer than four identities make SDM's negatives rare, fewer than two rows its positives. Above 128 rows
-    an image tower is out of memory sooner than it learns faster."""
+    """P x K: fewer than four identities make SDM's negatives rare, fewer than two rows its positives. 128 rows are
+    up to 512 images a step already."""
     return {
         "batch": trial.suggest_categorical("batch", [32, 64, 128]),  # P K
         "per_identity": trial.suggest_categorical("per_identity", [2, 4, 8]),  # K
