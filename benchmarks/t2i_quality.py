@@ -32,14 +32,10 @@ SEEDS = (0, 1, 2)
 # Beside what examples/t2i_reid.yaml fixes; chosen on other people (PeopleRecipe(seed=1)) than those measured here.
 TRAINING: dict[str, Any] = {
     "epochs": 50,
-    "lr": 2e-3,
-    "weight_decay": 1e-2,
-    "dropout": 0.1,
     "schedule_unit": "training",
     "grl_alpha": 0.003,
     "grl_until": 0.5,
     "cloth_adv": 0.5,
-    "cloth_adv_kind": "reversal",
     "cloth_adv_until": 0.2,
 }
 NOT_PURSUED = {"decouple": 0.0, "cloth_adv": 0.0}
