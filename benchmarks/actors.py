@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from ..orchestration.driver import Driver, Verdict
-from ..orchestration.messages import Assignment, Report
-from ..orchestration.spec import SweepSpec, make_spec
+from ..orchestration.search.driver import Driver, Verdict
+from ..orchestration.search.protocol import Assignment, Report
+from ..orchestration.spec.schema import SweepSpec, make_spec
 from .common import publish
 
 SLOTS = (4, 8, 16, 24)

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial
 
 from ..cluster.local import LocalCluster
 from ..cluster.programs import fetch
-from ..datasets.store import Store
-from ..orchestration.tracking import SWEEP, TRIAL, make_client
-from ..orchestration.usage import attempts_of
-from ..trainables.checkpoints import Checkpoints
+from ..datasets.storage.store import Store
+from ..orchestration.ledger.usage import attempts_of
+from ..orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from ..trainables.training.checkpoints import Checkpoints
 from .fault_sweeps import FaultySweep, title_of
 
 SETTLE_S = 60.0  # for Ray to end the processes of a job that is over, also on a host that it has lost

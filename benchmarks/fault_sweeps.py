@@ -16,16 +16,16 @@ from typing import Any
 import yaml
 
 from ..cluster.local import LocalCluster
-from ..orchestration.driver import Driver, run_inline
-from ..orchestration.jobs import Jobs
-from ..orchestration.ledger import Ledger
-from ..orchestration.spec import make_spec
+from ..orchestration.jobs.client import Jobs
+from ..orchestration.ledger.ledger import Ledger
+from ..orchestration.search.driver import Driver, run_inline
+from ..orchestration.spec.schema import make_spec
 from ..orchestration.sweep import settle
 from ..search_spaces import toy
 
 PATIENCE_S = 240.0  # for anything that should happen
 LOOK_S = 0.2
-COMMAND = [sys.executable, "-c", "from refsweep.orchestration.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from refsweep.orchestration.cli.main import main; main()"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

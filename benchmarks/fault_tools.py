@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..cluster.local import LocalCluster
 from ..cluster.programs import MissingError
-from ..datasets.store import Store
-from ..trainables.checkpoints import Checkpoints, Name
+from ..datasets.storage.store import Store
+from ..trainables.training.checkpoints import Checkpoints, Name
 from .fault_sweeps import FaultySweep, title_of
 
 ZOMBIE_S = 10.0
@@ -39,7 +39,7 @@ def worker_of_rank(sweep: FaultySweep, rank: int) -> int:
 def driver_of(sweep: FaultySweep) -> int:
     """Process id of a job's driver: the one whose working folder is the job's."""
     for pid in sweep.cluster.pids(HEAD):
-        if "-m refsweep.orchestration.job_main" in title_of(pid) and not title_of(pid).startswith("/bin/"):
+        if "-m refsweep.orchestration.cli.job" in title_of(pid) and not title_of(pid).startswith("/bin/"):
             with contextlib.suppress(OSError):
                 if sweep.name in Path(f"/proc/{pid}/cwd/job.json").read_text():
                     return pid

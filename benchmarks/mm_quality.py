@@ -14,11 +14,11 @@ from itertools import pairwise
 from typing import Any
 
 from ..datasets.made.people import PeopleRecipe, make_orbench
-from ..datasets.store import Store
-from ..orchestration.models import evaluate
-from ..trainables import mm_reid
-from ..trainables.loop import Training
-from ..trainables.package import Package
+from ..datasets.storage.store import Store
+from ..orchestration.evaluate import evaluate
+from ..trainables.mm_reid import task as mm_reid
+from ..trainables.training.loop import Training
+from ..trainables.training.package import Package
 from .common import publish
 
 SEEDS = (0, 1, 2)

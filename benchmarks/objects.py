@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.frames import FrameCache, open_frames
+from ..datasets.frames.cache import FrameCache, open_frames
+from ..datasets.frames.pack import Packing, pack
+from ..datasets.layouts.refer_kitti import FRAMES, ReferKitti
 from ..datasets.made.refer_kitti import Recipe, make
-from ..datasets.pack import Packing, pack
-from ..datasets.refer_kitti import FRAMES, ReferKitti
-from ..datasets.s3 import Bucket
-from ..datasets.store import Store
+from ..datasets.storage.s3 import Bucket
+from ..datasets.storage.store import Store
 from ..datasets.stream import Part, cut, default_workers, stream
-from ..orchestration.ray_start import ray_in_background
-from ..trainables.referring.plans import Reader, Sampling, TrainingSet, training_plan
+from ..orchestration.execution.ray_start import ray_in_background
+from ..trainables.ikun.data import Reader, Sampling, TrainingSet, training_plan
 from .common import publish
 from .servers import s3
 from .streaming import timed

@@ -7,12 +7,12 @@ import tempfile
 import numpy as np
 from scipy.stats import spearmanr
 
+from ..datasets.layouts.refer_kitti import ReferKitti
 from ..datasets.made.refer_kitti import Recipe, make
-from ..datasets.refer_kitti import ReferKitti
-from ..datasets.store import Store
+from ..datasets.storage.store import Store
+from ..trainables.ikun.evaluate import Scored, VideoTruth, window_labels
 from ..trainables.metrics.tracking import trackeval_scores
 from ..trainables.posthoc.hota_table import tabulate
-from ..trainables.referring.evaluation import Scored, VideoTruth, window_labels
 from .common import publish, seconds
 
 SETTINGS, COMPARED = 20_000, 40

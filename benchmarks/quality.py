@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 
-from ..orchestration.demo import run_demo
+from ..orchestration.cli.demo import run_demo
 from .common import publish
 
 TARGETS = {

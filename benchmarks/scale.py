@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ..orchestration.ledger import Ledger
-from ..orchestration.spec import SweepSpec, make_spec
+from ..orchestration.ledger.ledger import Ledger
+from ..orchestration.spec.schema import SweepSpec, make_spec
 from .common import publish
 from .simulator import Simulation
 

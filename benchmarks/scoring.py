@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..trainables.ikun.model import Ikun
+from ..trainables.ikun.scoring import Scorer
 from ..trainables.layers.kum import MODES, KumMode
-from ..trainables.referring.model import Ikun
-from ..trainables.referring.scoring import Scorer
 from ..trainables.towers.clip import build
 from .common import publish, seconds
 

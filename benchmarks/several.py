@@ -24,14 +24,15 @@ import torch.distributed as dist
 
 from ..cluster.programs import free_port
 from ..datasets.made.refer_kitti import Recipe, make
-from ..datasets.store import Store
+from ..datasets.storage.store import Store
 from ..datasets.stream import stream
-from ..orchestration.spec import read_spec
-from ..trainables import ikun, task
-from ..trainables.checkpoints import Checkpoints
-from ..trainables.loop import Training
-from ..trainables.running.randomness import seed_everything
-from ..trainables.running.team import Losses, ProcessTeam, Team
+from ..orchestration.spec.schema import read_spec
+from ..trainables import coercion
+from ..trainables.ikun import task as ikun
+from ..trainables.training.checkpoints import Checkpoints
+from ..trainables.training.loop import Training
+from ..trainables.training.randomness import seed_everything
+from ..trainables.training.team import Losses, ProcessTeam, Team
 from .common import publish
 from .servers import s3
 
@@ -52,7 +53,7 @@ def main() -> None:
 def config_of(epochs: int = EPOCHS, **changed: Any) -> Any:
     """The example's iKUN, evaluated after its last epoch only."""
     fields = read_spec(str(Path(__file__).parents[1] / "examples" / "ikun.yaml"))["fixed"]
-    return task.make_config(ikun, {**fields, "epochs": epochs, "evaluate_every": 1000, **changed})
+    return coercion.make_config(ikun, {**fields, "epochs": epochs, "evaluate_every": 1000, **changed})
 
 
 def throughput(data: str) -> None:
@@ -200,11 +201,11 @@ def _in_a_process(how: str, folder: str) -> str:
 
 def trials(folder: str, count: int = 4) -> list[float]:
     """Seconds of each trial of two workers."""
-    from ..orchestration.driver import Driver
-    from ..orchestration.executor import run_on_tune
-    from ..orchestration.ledger import Ledger
-    from ..orchestration.resources import room
-    from ..orchestration.spec import make_spec
+    from ..orchestration.execution.resources import room
+    from ..orchestration.execution.tune import run_on_tune
+    from ..orchestration.ledger.ledger import Ledger
+    from ..orchestration.search.driver import Driver
+    from ..orchestration.spec.schema import make_spec
     from ..search_spaces import toy
 
     content: dict[str, Any] = {"name": "two", "trainable": "toy", "data": "none", "storage": folder, "tracking": "none"}

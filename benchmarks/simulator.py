@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from ..orchestration.driver import Driver, Verdict
-from ..orchestration.ledger import Ledger
-from ..orchestration.messages import Assignment, Report
-from ..orchestration.spec import SweepSpec
-from ..orchestration.tracking import Projector
+from ..orchestration.ledger.ledger import Ledger
+from ..orchestration.search.driver import Driver, Verdict
+from ..orchestration.search.protocol import Assignment, Report
+from ..orchestration.spec.schema import SweepSpec
+from ..orchestration.tracking.projector import Projector
 from ..search_spaces import ikun
-from ..trainables.checkpoints import FORMAT, MANIFEST
+from ..trainables.training.checkpoints import FORMAT, MANIFEST
 
 START_S, EPOCH_S = 5.0, (60.0, 300.0)  # of a reused actor; an epoch's length, which differs from trial to trial
 TICK_S = 0.5  # how often the executor looks after budgets

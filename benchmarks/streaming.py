@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.frames import FrameCache
+from ..datasets.frames.cache import FrameCache
+from ..datasets.layouts.refer_kitti import ReferKitti
 from ..datasets.made.refer_kitti import Recipe, make
-from ..datasets.refer_kitti import ReferKitti
-from ..datasets.store import Store
+from ..datasets.storage.store import Store
 from ..datasets.stream import Part, cut, default_workers, stream
-from ..orchestration.ray_start import ray_in_background
-from ..trainables.referring.plans import Reader, Sampling, TrainingSet, training_plan
+from ..orchestration.execution.ray_start import ray_in_background
+from ..trainables.ikun.data import Reader, Sampling, TrainingSet, training_plan
 from .common import publish
 
 BATCH, EPOCHS = 8, 6

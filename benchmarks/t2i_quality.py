@@ -22,10 +22,11 @@ import yaml
 from numpy.typing import NDArray
 
 from ..datasets.made.people import PeopleRecipe, factors, make_cuhk_pedes
-from ..datasets.store import Store
+from ..datasets.storage.store import Store
 from ..datasets.stream import Arrays, cut
-from ..trainables import t2i_reid, task
-from ..trainables.loop import Training
+from ..trainables import coercion
+from ..trainables.t2i_reid import task as t2i_reid
+from ..trainables.training.loop import Training
 from .common import publish
 
 SEEDS = (0, 1, 2)
@@ -84,7 +85,7 @@ def mean_and_spread(found: Sequence[Mapping[str, float]]) -> dict[str, str]:
 def measure(store: Store, fields: Mapping[str, Any]) -> dict[str, float]:
     """Trains once and measures on the test split, in percent."""
     began = time.monotonic()
-    config = task.make_config(t2i_reid, {**fields, "evaluate_every": int(fields["epochs"])})
+    config = coercion.make_config(t2i_reid, {**fields, "evaluate_every": int(fields["epochs"])})
     assert isinstance(config, t2i_reid.Config)
     data = t2i_reid.open_data(store)
     training = Training(lambda: t2i_reid.Task(config, data), config, store)

@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 from .problems import InputError
-from .store import Store
+from .storage.store import Store
 
 _BY_NAME_AND_SIZE = (".png", ".jpg", ".jpeg", ".bmp", ".mp4", ".avi", ".parquet", ".arrow")
 

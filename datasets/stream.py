@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .store import Store
+from .storage.store import Store
 
 Arrays = dict[str, NDArray[Any]]
 Read = Callable[[pa.Table, Store], Arrays]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..datasets.problems import InputError
-from ..datasets.store import Store
-from ..trainables import task
-from ..trainables.package import Package
+from ..datasets.storage.store import Store
+from ..trainables import discovery
 from ..trainables.reid.serving import BATCH, GalleryAnswers
+from ..trainables.training.package import Package
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 HEIGHT_PX, MARGIN_PX, FRAME_PX, LINE_PX, LINE_CHARACTERS = 256, 12, 6, 18, 26
@@ -46,7 +46,7 @@ class Query:
 
 def open_gallery(package: Package, uri: str, split: str) -> Gallery:
     """The gallery of a data set's split, or every image file of a folder. Raises InputError when there is none."""
-    module, store = task.load(package.trainable), Store(uri)
+    module, store = discovery.load(package.trainable), Store(uri)
     if not hasattr(module, "gallery"):
         raise InputError(f"query needs a re-identification model, got {package.trainable}")
     table = module.gallery(store, split)
@@ -93,7 +93,7 @@ def query(
     """Ranks a gallery and writes the picture; what was found. Raises InputError."""
     if top < 1:
         raise InputError(f"top must be >= 1, got {top}")
-    answers: GalleryAnswers = task.load(package.trainable).serve(package)
+    answers: GalleryAnswers = discovery.load(package.trainable).serve(package)
     asked = Query(text=text, images=named_images(answers, images), identity=identity)
     if text is not None and not text.strip():
         raise InputError("text must not be empty")

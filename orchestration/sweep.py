@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.problems import InputError
-from ..datasets.store import Store
-from ..trainables.checkpoints import Checkpoints
-from .budget import SPENT
-from .cli_output import tell
-from .data import prepare_data
-from .driver import Driver
-from .ledger import Ledger
-from .messages import STOP_MARK
-from .places import sqlite_path
-from .spaces import check_space, search_space
-from .spec import SweepSpec, differences, make_spec, override
-from .status import state_of
-from .tracking import Projector, Tracker
-from .view import View
+from ..datasets.storage.store import Store
+from ..trainables.training.checkpoints import Checkpoints
+from .cli.live_view import View
+from .cli.output import tell
+from .ledger.ledger import Ledger
+from .ledger.status import state_of
+from .search.budget import SPENT
+from .search.driver import Driver
+from .search.protocol import STOP_MARK
+from .search.spaces import check_space, search_space
+from .spec.data import prepare_data
+from .spec.locations import sqlite_path
+from .spec.schema import SweepSpec, differences, make_spec, override
+from .tracking.projector import Projector, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(
 ) -> Outcome:
     """Starts a sweep, or goes on with it. `connected` waits for Ray; `begun` is called once nothing can be refused any
     more. Raises InputError before anything has started."""
-    from . import resources
+    from .execution import resources
 
     spec = settle(spec)
     module_space = search_space(spec.trainable)
@@ -117,8 +117,8 @@ def _same_data(ledger: Ledger, mark: str) -> None:
 
 
 def _drive(driver: Driver, plain: bool | None, retry_failed: bool, resuming: bool) -> Outcome:
-    from . import executor
-    from .head_watch import watched_head
+    from .execution import tune as executor
+    from .execution.head_watch import watched_head
 
     ledger, spec = driver.ledger, driver.spec
     if ledger.attributes["spec"] != spec.as_json():
@@ -170,7 +170,7 @@ def _state_of(driver: Driver) -> str:
 def _asked_to_stop(spec: SweepSpec) -> Iterator[Callable[[], bool]]:
     """Yields whether Ctrl-C, SIGTERM or `sweep stop` has asked for an end. A second Ctrl-C ends at once. Nobody waits
     for the answer, not even while the storage is away."""
-    from .trial import StopWatch
+    from .execution.attempt import StopWatch
 
     asked = threading.Event()
     folder = Store(spec.storage).child(spec.name)

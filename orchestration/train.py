@@ -11,13 +11,13 @@ import torch
 
 from ..datasets.fingerprint import fingerprint
 from ..datasets.problems import InputError
-from ..datasets.store import Store
-from ..trainables import task
-from ..trainables.checkpoints import Checkpoints
-from ..trainables.config import config_hash
-from ..trainables.loop import NonFiniteError, Stopped, Training
-from .cli_output import WorkFailedError
-from .spec import override
+from ..datasets.storage.store import Store
+from ..trainables import coercion, discovery
+from ..trainables.training.checkpoints import Checkpoints
+from ..trainables.training.config import config_hash
+from ..trainables.training.loop import NonFiniteError, Stopped, Training
+from .cli.output import WorkFailedError
+from .spec.schema import override
 
 
 def train_once(
@@ -29,8 +29,8 @@ def train_once(
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
-    module = task.load(trainable)
-    config = task.make_config(module, task.plain(override({}, sets)))
+    module = discovery.load(trainable)
+    config = coercion.make_config(module, coercion.plain(override({}, sets)))
     store = Store(data) if data != "none" else None
     source = module.open_data(store)
     mark = "none"

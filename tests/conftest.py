@@ -12,7 +12,7 @@ import pytest
 from refsweep.cluster.programs import MissingError
 from refsweep.cluster.servers import S3
 from refsweep.datasets.made.refer_kitti import Recipe, make
-from refsweep.datasets.store import Store
+from refsweep.datasets.storage.store import Store
 
 
 @pytest.fixture(scope="session")

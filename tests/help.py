@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from refsweep.orchestration.driver import Driver
-from refsweep.orchestration.ledger import Ledger
-from refsweep.orchestration.spec import make_spec
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.search.driver import Driver
+from refsweep.orchestration.spec.schema import make_spec
 from refsweep.search_spaces import toy
 
 

@@ -62,8 +62,8 @@ def test_a_room_imports_only_what_it_may(room: str):
 
 def test_the_import_reader_sees_relative_and_absolute_imports(tmp_path: Path):
     names = {name for _, name in imports(ROOT / "datasets" / "made" / "refer_kitti.py")}
-    assert "refsweep.datasets.kitti" in names
-    assert "refsweep.datasets.store.Store" in names
+    assert "refsweep.datasets.layouts.kitti" in names
+    assert "refsweep.datasets.storage.store.Store" in names
     assert "numpy" in names
 
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 from numpy.random import Generator
 from PIL import Image
 
-from ..annotations import read_json
-from ..cuhk_pedes_write import Item, write_annotations
-from ..orbench import IMAGE_MODALITIES
-from ..orbench_write import write_captions
+from ..layouts.annotations import read_json
+from ..layouts.cuhk_pedes_write import Item, write_annotations
+from ..layouts.orbench import IMAGE_MODALITIES
+from ..layouts.orbench_write import write_captions
 from ..problems import InputError
-from ..store import Store
+from ..storage.store import Store
 from .person import Camera, Clothes, Person, draw_camera, draw_clothes, draw_person, draw_shot
 from .person_captions import describe
 from .person_paint import Picture, render

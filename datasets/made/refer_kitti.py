@@ -17,11 +17,11 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from .. import kitti
+from ..layouts import kitti
+from ..layouts.refer_kitti import PUBLISHED_SPLITS, category_of, frame_folder
+from ..layouts.refer_kitti_write import VideoLabels, write_expression, write_labels, write_tracks
 from ..problems import DataError, InputError, Problem
-from ..refer_kitti import PUBLISHED_SPLITS, category_of, frame_folder
-from ..refer_kitti_write import VideoLabels, write_expression, write_labels, write_tracks
-from ..store import Store
+from ..storage.store import Store
 from .expressions import expressions_of
 from .paint import Painter, draw_weather
 from .scene import HEIGHT, WIDTH, Scene, from_labels, procedural

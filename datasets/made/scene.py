@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .. import kitti
+from ..layouts import kitti
 
 HZ = 10.0
 FOCAL, CENTRE_X, CENTRE_Y, CAMERA_HEIGHT = (

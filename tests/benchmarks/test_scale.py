@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from refsweep.benchmarks.scale import EPOCHS, figures, simulate, spec_of
 from refsweep.benchmarks.simulator import EPOCH_S, Curves, Simulation
-from refsweep.orchestration.budget import outlook
+from refsweep.orchestration.search.budget import outlook
 
 SLOTS, TRIALS = 16, 60
 

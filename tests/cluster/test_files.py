@@ -189,7 +189,7 @@ def test_the_sbatch_script_is_bash_and_asks_to_be_queued_again():
 
 
 def test_every_command_that_is_named_exists():
-    from refsweep.orchestration.cli import app
+    from refsweep.orchestration.cli.main import app
     from typer.main import get_command
 
     named = set()

@@ -19,18 +19,18 @@ import pytest
 import yaml
 from refsweep.cluster.local import LocalCluster
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration import job_package
-from refsweep.orchestration.driver import Driver, run_inline
-from refsweep.orchestration.jobs import Jobs
-from refsweep.orchestration.ledger import Ledger
-from refsweep.orchestration.spec import make_spec
-from refsweep.orchestration.status import state_of
+from refsweep.orchestration.jobs import package as job_package
+from refsweep.orchestration.jobs.client import Jobs
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.ledger.status import state_of
+from refsweep.orchestration.registry.versions import versions
+from refsweep.orchestration.search.driver import Driver, run_inline
+from refsweep.orchestration.spec.schema import make_spec
 from refsweep.orchestration.sweep import settle
-from refsweep.orchestration.versions import versions
 from refsweep.search_spaces import toy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-COMMAND = [sys.executable, "-c", "from refsweep.orchestration.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from refsweep.orchestration.cli.main import main; main()"]
 SECRETS = {"HF_TOKEN": "secret-of-the-user", "MLFLOW_TRACKING_PASSWORD": "another-secret-of-the-user"}
 
 
@@ -209,7 +209,7 @@ def drivers(user: User) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_text().split("\0")
-            if words[1:3] == ["-m", "refsweep.orchestration.job_main"]:
+            if words[1:3] == ["-m", "refsweep.orchestration.cli.job"]:
                 job = json.loads((process / "cwd" / "job.json").read_text())
                 found += [int(process.name)] if job["spec"]["name"] == user.name else []
     return found

@@ -289,7 +289,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert left_behind(cluster) == []
 
 
-CLI = [sys.executable, "-c", "from refsweep.orchestration.cli import main; main()", "cluster", "local"]
+CLI = [sys.executable, "-c", "from refsweep.orchestration.cli.main import main; main()", "cluster", "local"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import ray
 from ray.util import placement_group_table
-from refsweep.orchestration.driver import Driver, run_inline
-from refsweep.orchestration.executor import run_on_tune
-from refsweep.orchestration.ledger import Ledger, failures_of
-from refsweep.orchestration.resources import room
-from refsweep.orchestration.spec import make_spec
+from refsweep.orchestration.execution.resources import room
+from refsweep.orchestration.execution.tune import run_on_tune
+from refsweep.orchestration.ledger.ledger import Ledger, failures_of
+from refsweep.orchestration.search.driver import Driver, run_inline
+from refsweep.orchestration.spec.schema import make_spec
 from refsweep.search_spaces import toy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from refsweep.datasets.pack import Packing, pack
-from refsweep.datasets.store import Store
+from refsweep.datasets.frames.pack import Packing, pack
+from refsweep.datasets.storage.store import Store
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from refsweep.datasets.problems import DataError, Problem
-from refsweep.datasets.store import Store
+from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays, Part, cut, stream
 
 

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import RDBStorage
 from refsweep.cluster.programs import MissingError
 from refsweep.cluster.servers import Postgres
-from refsweep.orchestration.ledger import Ledger
+from refsweep.orchestration.ledger.ledger import Ledger
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from refsweep.datasets.store import Store
-from refsweep.orchestration.driver import Driver, run_inline
-from refsweep.orchestration.ledger import Ledger
-from refsweep.orchestration.spec import SweepSpec, make_spec
-from refsweep.orchestration.tracking import SPENT_PREFIX, TRIAL, Projector
+from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.search.driver import Driver, run_inline
+from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.tracking.projector import SPENT_PREFIX, TRIAL, Projector
 from refsweep.search_spaces import toy
 
 DOORS: list[tuple[type, str]] = [(Ledger, "_write"), (Store, "write"), (Store, "delete"), (Projector, "_send")]

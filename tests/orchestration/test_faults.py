@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from refsweep.datasets.store import Store
-from refsweep.orchestration.driver import Driver
-from refsweep.orchestration.executor import run_on_tune
-from refsweep.orchestration.ledger import Ledger, failures_of
-from refsweep.orchestration.messages import STOP_MARK
-from refsweep.orchestration.resources import room
-from refsweep.orchestration.spec import make_spec
+from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.execution.resources import room
+from refsweep.orchestration.execution.tune import run_on_tune
+from refsweep.orchestration.ledger.ledger import Ledger, failures_of
+from refsweep.orchestration.search.driver import Driver
+from refsweep.orchestration.search.protocol import STOP_MARK
+from refsweep.orchestration.spec.schema import make_spec
 from refsweep.search_spaces import toy
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -177,8 +177,8 @@ def test_asked_to_stop_live_trials_write_a_checkpoint_within_their_epoch_and_go_
 
 def test_what_an_earlier_attempt_still_says_is_not_heard(tmp_path: Path):
     driver = sweep(tmp_path, 1)
-    from refsweep.orchestration.driver import Verdict
-    from refsweep.orchestration.messages import Report
+    from refsweep.orchestration.search.driver import Verdict
+    from refsweep.orchestration.search.protocol import Report
 
     driver.live[0] = 7
     entry = {"epoch": 9, "time_ms": 1, "seconds": 0.0, "metrics": {"loss": -99.0}, "setting": {}}

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
-from refsweep.orchestration.driver import Driver, run_inline
-from refsweep.orchestration.ledger import Ledger, UnknownSweepError
-from refsweep.orchestration.spec import make_spec
-from refsweep.orchestration.status import state_of
+from refsweep.orchestration.ledger.ledger import Ledger, UnknownSweepError
+from refsweep.orchestration.ledger.status import state_of
+from refsweep.orchestration.search.driver import Driver, run_inline
+from refsweep.orchestration.spec.schema import make_spec
 from refsweep.orchestration.sweep import settle
-from refsweep.orchestration.tracking import SWEEP, TRIAL, make_client
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
 from refsweep.search_spaces import toy
 
 # a first start reads gigabytes of libraries from the disk

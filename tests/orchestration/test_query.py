@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from refsweep.datasets.problems import InputError
-from refsweep.datasets.store import Store
-from refsweep.orchestration import cli
+from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.cli import main as cli
 from refsweep.orchestration.query import FRAME_PX, HEIGHT_PX, MARGIN_PX, RIGHT, WRONG, open_gallery, query
 from refsweep.tests.trainables import mm_people, people
-from refsweep.trainables import mm_reid, t2i_reid
-from refsweep.trainables.package import Package
+from refsweep.trainables.mm_reid import task as mm_reid
+from refsweep.trainables.t2i_reid import task as t2i_reid
+from refsweep.trainables.training.package import Package
 
 CAPTION = "A slim man with dark hair. He is wearing a red shirt."
 

@@ -11,16 +11,16 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-from refsweep.datasets.store import Store
-from refsweep.orchestration.driver import Driver, run_inline
-from refsweep.orchestration.ledger import Ledger
-from refsweep.orchestration.models import evaluate
-from refsweep.orchestration.registry import Registry
-from refsweep.orchestration.spaces import search_space
-from refsweep.orchestration.spec import SweepSpec, make_spec
-from refsweep.orchestration.tracking import Projector
+from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.evaluate import evaluate
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.registry.registry import Registry
+from refsweep.orchestration.search.driver import Driver, run_inline
+from refsweep.orchestration.search.spaces import search_space
+from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.tracking.projector import Projector
 from refsweep.tests.trainables import mm_people, people
-from refsweep.trainables import task
+from refsweep.trainables import discovery
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def test_the_champion_measures_what_the_ledger_says_and_serves(swept: Swept, tmp
     example = json.loads((folder / "input_example.json").read_text())
     rows = pd.DataFrame(**example) if "columns" in example else pd.DataFrame(example)
     answer = mlflow.pyfunc.load_model(str(folder)).predict(rows)
-    served = task.load(name).serve(package).predict({c: rows[c].tolist() for c in rows})
+    served = discovery.load(name).serve(package).predict({c: rows[c].tolist() for c in rows})
     assert answer["order"].tolist() == served["order"]
-    gallery = task.load(name).gallery(Store(swept.spec.data), "test")
+    gallery = discovery.load(name).gallery(Store(swept.spec.data), "test")
     assert gallery.num_rows >= len(served["order"][0]) >= 2

@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration import sweep
-from refsweep.orchestration.driver import Driver, run_inline
-from refsweep.orchestration.lease import LeaseTakenError
-from refsweep.orchestration.ledger import Ledger
-from refsweep.orchestration.spec import SweepSpec, make_spec, override
-from refsweep.orchestration.tracking import SWEEP, TRIAL, make_client
+from refsweep.orchestration.ledger.lease import LeaseTakenError
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.search.driver import Driver, run_inline
+from refsweep.orchestration.spec.schema import SweepSpec, make_spec, override
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
 from refsweep.search_spaces import toy
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -10,12 +10,12 @@ from typing import Any
 
 import optuna
 import pytest
-from refsweep.orchestration.sampling import Held, quiet
+from refsweep.orchestration.search.sampling import Held, quiet
 from refsweep.search_spaces import ikun
-from refsweep.trainables import task
+from refsweep.trainables import coercion, discovery
 from refsweep.trainables.towers.clip import SIZES
 
-NAMES = task.names()
+NAMES = discovery.names()
 SMALL = [{"weights": None, "tower": "conv-tiny"}, {"weights": None, "tower": "ViT-tiny"}]
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in NAMES] + [("ikun", fixed) for fixed in SMALL]
 
@@ -43,11 +43,11 @@ def test_every_trainable_has_a_search_space(name: str):
 
 @pytest.mark.parametrize(("name", "fixed"), CASES)
 def test_what_is_sampled_makes_a_valid_config(name: str, fixed: Mapping[str, Any]):
-    module, space = task.load(name), space_of(name)
+    module, space = discovery.load(name), space_of(name)
     seen = set()
     for trial, fields in samples(space.space, fixed):
         merged = {**space.POSTHOC, **fields, **fixed}
-        config = task.make_config(module, merged)
+        config = coercion.make_config(module, merged)
         for field, value in merged.items():
             assert getattr(config, field) == value
         assert not set(trial.params) & set(fixed)
@@ -57,7 +57,7 @@ def test_what_is_sampled_makes_a_valid_config(name: str, fixed: Mapping[str, Any
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_default_is_a_parameter_or_a_field(name: str):
-    space, fields = space_of(name), {f.name for f in dataclasses.fields(task.load(name).Config)}
+    space, fields = space_of(name), {f.name for f in dataclasses.fields(discovery.load(name).Config)}
     parameters = {p for trial, _ in samples(space.space, {}) for p in trial.params}
     assert set(space.DEFAULTS) <= parameters | fields
     assert set(space.POSTHOC) <= fields
@@ -74,7 +74,7 @@ def test_defaults_lie_in_the_space(name: str):
     for parameter, distribution in trial.distributions.items():
         if parameter in space.DEFAULTS:
             assert distribution._contains(distribution.to_internal_repr(space.DEFAULTS[parameter]))
-    config = task.make_config(task.load(name), {**space.POSTHOC, **fields})
+    config = coercion.make_config(discovery.load(name), {**space.POSTHOC, **fields})
     for field in set(space.DEFAULTS) & {f.name for f in dataclasses.fields(config)}:
         assert getattr(config, field) == space.DEFAULTS[field]
 

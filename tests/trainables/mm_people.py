@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from refsweep.datasets.store import Store
+from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays, cut
-from refsweep.trainables import mm_reid
-from refsweep.trainables.multimodal.model import MODALITIES
+from refsweep.trainables.mm_reid import task as mm_reid
+from refsweep.trainables.mm_reid.model import MODALITIES
 from torch import Tensor
 
 TINY: dict[str, Any] = {

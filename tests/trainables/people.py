@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from refsweep.datasets.store import Store
+from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays, cut
-from refsweep.trainables import t2i_reid
-from refsweep.trainables.checkpoints import Checkpoints
-from refsweep.trainables.loop import Stopped, Training
+from refsweep.trainables.t2i_reid import task as t2i_reid
+from refsweep.trainables.training.checkpoints import Checkpoints
+from refsweep.trainables.training.loop import Stopped, Training
 from torch import Tensor
 
 SMALL: dict[str, Any] = {

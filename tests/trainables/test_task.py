@@ -7,16 +7,18 @@ from typing import Any, Literal
 
 import pytest
 from refsweep.datasets.problems import InputError
-from refsweep.trainables import ikun, task, toy
+from refsweep.trainables import coercion, discovery
+from refsweep.trainables.ikun import task as ikun
+from refsweep.trainables.toy import task as toy
 
 
 def test_names_are_the_modules_that_train():
-    names = task.names()
+    names = discovery.names()
     assert {"ikun", "toy"} <= set(names)
     assert names == sorted(names)
     for name in names:
-        module = task.load(name)
-        assert module.__name__ == f"refsweep.trainables.{name}"
+        module = discovery.load(name)
+        assert module.__name__ == f"refsweep.trainables.{name}.task"
         assert dataclasses.is_dataclass(module.Config)
         assert {"Task", "open_data", "check_data", "METRICS"} <= set(dir(module))
 
@@ -24,8 +26,8 @@ def test_names_are_the_modules_that_train():
 @pytest.mark.parametrize("name", ["ikunn", "task", "loop", "", "../toy", "referring"])
 def test_an_unknown_trainable_names_the_choices(name: str):
     with pytest.raises(InputError) as caught:
-        task.load(name)
-    assert str(caught.value) == f"trainable must be one of {', '.join(task.names())}, got {name!r}"
+        discovery.load(name)
+    assert str(caught.value) == f"trainable must be one of {', '.join(discovery.names())}, got {name!r}"
 
 
 @pytest.mark.parametrize(
@@ -66,19 +68,19 @@ def test_an_unknown_trainable_names_the_choices(name: str):
     ],
 )
 def test_a_value_fits_its_declared_type(value: Any, hint: Any, expected: bool):
-    assert task.fits(value, hint) is expected
+    assert coercion.fits(value, hint) is expected
 
 
 def test_every_default_fits_its_own_declaration():
-    for module in map(task.load, task.names()):
+    for module in map(discovery.load, discovery.names()):
         fields = {f.name: f.default for f in dataclasses.fields(module.Config)}
-        assert task.make_config(module, fields) == module.Config()
+        assert coercion.make_config(module, fields) == module.Config()
 
 
 def test_every_field_of_a_wrong_name_or_type_is_reported_at_once():
     bad = {"gama": 1.0, "lr": "1e-5", "batch": 2.5, "geometry": 1, "kum_mode": "concat", "tower": None}
     with pytest.raises(InputError) as caught:
-        task.make_config(ikun, {**bad, "epochs": 3})
+        coercion.make_config(ikun, {**bad, "epochs": 3})
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("gama is no field of ikun's Config: ")
     assert "gamma" in lines[0]
@@ -94,36 +96,36 @@ def test_every_field_of_a_wrong_name_or_type_is_reported_at_once():
 @pytest.mark.parametrize("value", [3, "8", None])
 def test_a_list_of_numbers_that_is_none_is_reported(value: Any):
     with pytest.raises(InputError, match=r"calibration_a must be .*got"):
-        task.make_config(ikun, {"calibration_a": value})
+        coercion.make_config(ikun, {"calibration_a": value})
 
 
 def test_a_value_out_of_range_is_reported_with_its_rule():
     with pytest.raises(InputError, match=r"^gamma must be in 0\.\.10, got -1\.0$"):
-        task.make_config(ikun, {"gamma": -1.0})
+        coercion.make_config(ikun, {"gamma": -1.0})
 
 
 def test_every_field_out_of_range_is_reported_at_once():
     with pytest.raises(InputError) as caught:
-        task.make_config(ikun, {"gamma": -1.0, "rho": 200.0})
+        coercion.make_config(ikun, {"gamma": -1.0, "rho": 200.0})
     assert "gamma must be in 0..10, got -1.0" in str(caught.value)
     assert "rho must be in 0..100, got 200.0" in str(caught.value)
 
 
 def test_whole_numbers_become_floats_where_floats_are_declared_and_only_there():
-    config = task.make_config(ikun, {"lr": 1, "rho": 2, "clip_norm": 5, "batch": 4, "lora_rank": 0})
+    config = coercion.make_config(ikun, {"lr": 1, "rho": 2, "clip_norm": 5, "batch": 4, "lora_rank": 0})
     for name, kind in (("lr", float), ("rho", float), ("clip_norm", float), ("batch", int), ("lora_rank", int)):
         assert type(getattr(config, name)) is kind, name
-    assert config == task.make_config(ikun, {"lr": 1.0, "rho": 2.0, "clip_norm": 5.0, "batch": 4, "lora_rank": 0})
+    assert config == coercion.make_config(ikun, {"lr": 1.0, "rho": 2.0, "clip_norm": 5.0, "batch": 4, "lora_rank": 0})
 
 
 def test_lists_become_tuples_and_a_config_is_hashable():
-    fields = task.plain({"calibration_a": [0, 2.5], "epochs": 3, "tower": "RN50", "rho": None})
+    fields = coercion.plain({"calibration_a": [0, 2.5], "epochs": 3, "tower": "RN50", "rho": None})
     assert fields == {"calibration_a": (0, 2.5), "epochs": 3, "tower": "RN50", "rho": None}
-    config: Any = task.make_config(ikun, fields)
+    config: Any = coercion.make_config(ikun, fields)
     assert config.calibration_a == (0.0, 2.5)
-    assert hash(config) == hash(task.make_config(ikun, fields))
+    assert hash(config) == hash(coercion.make_config(ikun, fields))
 
 
 def test_fields_that_are_not_given_keep_their_defaults():
-    assert task.make_config(toy, {}) == toy.Config()
-    assert task.make_config(toy, {"x": 2.0}) == dataclasses.replace(toy.Config(), x=2.0)
+    assert coercion.make_config(toy, {}) == toy.Config()
+    assert coercion.make_config(toy, {"x": 2.0}) == dataclasses.replace(toy.Config(), x=2.0)

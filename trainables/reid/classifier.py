@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.problems import InputError
-from ...datasets.store import Store
-from ..package import Package
+from ...datasets.storage.store import Store
+from ..training.package import Package
 
 
 class IdentityClassifier(nn.Linear):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ...datasets.frames import WHOLE, Frame, FrameCache
-from ...datasets.store import Store
+from ...datasets.frames.cache import WHOLE, Frame, FrameCache
+from ...datasets.storage.store import Store
 
 CACHE_MIB = 256
 _GREY = 128

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...datasets.frames import Frame
+from ...datasets.frames.cache import Frame
 from ...datasets.problems import InputError
 from ..posthoc.reranking import Features
 from . import evaluation

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from ...datasets.problems import InputError
-from ...datasets.store import Store
+from ...datasets.storage.store import Store
 from .restricted import load_tensors
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

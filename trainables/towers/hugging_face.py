@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...datasets.problems import InputError
-from ...datasets.store import Store
+from ...datasets.storage.store import Store
 
 M = TypeVar("M")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

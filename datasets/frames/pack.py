@@ -1,0 +1,243 @@
+"""Packs a data set for object storage: frames shrunk and joined in large files, everything else copied.
+
+Frames stream through: what is in memory is one shard and the frames that threads are at. An interrupted pack
+is gone on with after its last whole shard, and gives the files that an undisturbed one gives; until
+`packed.json` is written, last of all, the result is refused as unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from ..fingerprint import fingerprint
+from ..layouts.refer_kitti import FRAMES, ReferKitti
+from ..problems import DataError, InputError, Problem
+from ..storage.store import Store
+from .packed import FACTS, INDEX, UNFINISHED, Facts, Ranges, shard_path
+
+_INDEX_ROWS = 4096  # of a row group: what the look-up of one frame reads
+_SHARD = pa.schema(
+    {"path": pa.string(), "width": pa.int32(), "height": pa.int32(), "sha256": pa.binary(32), "image": pa.binary()}
+)
+_INDEX = pa.schema({"path": pa.string(), **dict.fromkeys(("shard", "group", "row", "width", "height"), pa.int32())})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How frames are packed."""
+
+    frame_px: int | None = None  # longest side in pixels, larger frames are shrunk to it; None keeps files as they are
+    shard_mb: float = 128  # of images in a file: large enough that listing and opening cost nothing
+    group_mb: float = 2  # of images that are read together: about what a request takes as long to send as to start
+
+    def __post_init__(self) -> None:
+        if self.frame_px is not None and self.frame_px < 1:
+            raise InputError(f"frame_px must be >= 1, got {self.frame_px}")
+        if not 0 < self.group_mb <= self.shard_mb <= 1024:
+            raise InputError(f"must hold 0 < group_mb <= shard_mb <= 1024, got {self.group_mb} and {self.shard_mb}")
+
+
+class Packed(NamedTuple):
+    """A frame ready to be stored."""
+
+    path: str
+    width: int  # as labelled
+    height: int
+    sha256: bytes  # of image
+    image: bytes
+
+
+def pack(
+    source: Store, out: Store, packing: Packing, tell: Callable[[str], None] = lambda _: None, threads: int = 8
+) -> dict[str, Any]:
+    """Packs a Refer-KITTI data set into an empty `out`; what was done. Raises InputError, DataError.
+
+    Called again after an interruption, it goes on.
+    """
+    _check_places(source, out)
+    mark = fingerprint(source)
+    unfinished = json.dumps({**asdict(packing), "source": mark}, indent=1).encode()
+    went_on = _begin(out, unfinished)
+    files = [path for path, _ in source.walk() if not any(part.startswith(".") for part in path.split("/"))]
+    frames = [path for path in files if path.startswith(f"{FRAMES}/")]
+    began, index = time.perf_counter(), _Index()
+    done = _whole_shards(out, index) if went_on else 0
+    with ThreadPoolExecutor(threads) as pool:
+        coming = _prepared(pool, source, iter(frames[done:]), packing.frame_px, 2 * threads)
+        for shard in _shards(coming, packing):
+            number = len(index.shards)
+            out.write(shard_path(number), shard)
+            index.add(pq.ParquetFile(io.BytesIO(shard)), len(shard))
+            rate = (index.frames - done) / (time.perf_counter() - began)
+            tell(f"{shard_path(number)}: {index.frames} of {len(frames)} frames, {rate:.0f} frames/s")
+        _copy(pool, source, out, sorted(set(files) - set(frames)), threads)
+    content = index.close()
+    out.write(INDEX, content)
+    facts = Facts(
+        layout="refer-kitti",
+        frame_px=packing.frame_px,
+        frames=index.frames,
+        source=mark,
+        content=f"sha256:{index.hash.hexdigest()}",
+        shards=index.shards,
+        index=len(content),
+    )
+    out.write(FACTS, facts.to_json())
+    out.delete(UNFINISHED)
+    found = {"frames": index.frames, "shards": len(index.shards), "mb": sum(index.shards) / 1e6}
+    return {**found, "went_on_after": done, "s": time.perf_counter() - began}
+
+
+def _check_places(source: Store, out: Store) -> None:
+    if f"{out.uri}/".startswith(f"{source.uri}/") or f"{source.uri}/".startswith(f"{out.uri}/"):
+        raise InputError(f"OUT must lie outside the data set, got {out.uri} for {source.uri}")
+    if source.exists(FACTS):
+        raise InputError(f"{source.uri} is packed already: pack the data set that it was made from")
+    data = ReferKitti(source)
+    if not any(data.frame_names(video) for videos in data.splits.values() for video in videos):
+        raise DataError([Problem(f"{source.uri}/{FRAMES}", "no frames of any video that splits name")])
+
+
+def _begin(out: Store, unfinished: bytes) -> bool:
+    """Claims an empty place; True when it holds the beginning of this same pack."""
+    there = out.names()
+    if not there:
+        out.write(UNFINISHED, unfinished)
+        return False
+    if UNFINISHED not in there or FACTS in there:
+        raise InputError(f"OUT must be empty, got {out.uri} with {', '.join(there[:5])}")
+    if out.read(UNFINISHED) != unfinished:
+        what = "was begun from other data or with other options"
+        raise InputError(f"{out.uri} holds an unfinished pack that {what}: delete it, or pack as before")
+    return True
+
+
+def _prepared(
+    pool: ThreadPoolExecutor, source: Store, paths: Iterator[str], frame_px: int | None, ahead: int
+) -> Iterator[Packed]:
+    """Frames in order, read and shrunk by threads, `ahead` of what is taken at most."""
+    pending: deque[Future[Packed]] = deque(
+        pool.submit(prepare, source, path, frame_px) for path in islice(paths, ahead)
+    )
+    try:
+        while pending:
+            yield pending.popleft().result()
+            pending.extend(pool.submit(prepare, source, path, frame_px) for path in islice(paths, 1))
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def prepare(source: Store, path: str, frame_px: int | None) -> Packed:
+    """A frame's file, or a PNG of the frame shrunk to `frame_px` at its longest side. Raises DataError."""
+    content = source.read(path)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            width, height = image.size
+            if frame_px is not None and max(width, height) > frame_px:
+                share = frame_px / max(width, height)
+                size = max(1, round(width * share)), max(1, round(height * share))
+                shrunk, buffer = image.convert("RGB").resize(size, Image.Resampling.LANCZOS), io.BytesIO()
+                shrunk.save(buffer, "PNG", compress_level=1)  # a seventh of the default's time, a sixth more bytes
+                content = buffer.getvalue()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError([Problem(f"{source.uri}/{path}", f"frame won't decode: {error}")]) from None
+    return Packed(path, width, height, hashlib.sha256(content).digest(), content)
+
+
+def _shards(frames: Iterable[Packed], packing: Packing) -> Iterator[bytes]:
+    """Parquet files of about `shard_mb`, cut after the row group that reaches it."""
+    sink, writer, size = io.BytesIO(), None, 0
+    for group in _groups(frames, packing.group_mb * 1e6):
+        if writer is None:
+            # images are compressed already, and their least and largest would be whole images in the footer
+            writer = pq.ParquetWriter(
+                sink, _SHARD, compression="none", use_dictionary=False, write_statistics=["path"], store_schema=False
+            )
+        columns = zip(*group, strict=True)
+        writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SHARD, strict=True)], _SHARD))
+        size += sum(len(frame.image) for frame in group)
+        if size >= packing.shard_mb * 1e6:
+            writer.close()
+            yield sink.getvalue()
+            sink, writer, size = io.BytesIO(), None, 0
+    if writer is not None:
+        writer.close()
+        yield sink.getvalue()
+
+
+def _groups(frames: Iterable[Packed], most_bytes: float) -> Iterator[list[Packed]]:
+    """Frames that are read together: as many as fit, one at least."""
+    group: list[Packed] = []
+    for frame in frames:
+        if group and sum(len(f.image) for f in group) + len(frame.image) > most_bytes:
+            yield group
+            group = []
+        group.append(frame)
+    if group:
+        yield group
+
+
+class _Index:
+    """The index of the shards so far."""
+
+    def __init__(self) -> None:
+        self.frames, self.shards, self.hash = 0, list[int](), hashlib.sha256()
+        self._sink = io.BytesIO()
+        self._writer = pq.ParquetWriter(self._sink, _INDEX, compression="zstd", write_statistics=["path"])
+        self._waiting: list[tuple[str, int, int, int, int, int]] = []
+
+    def add(self, shard: pq.ParquetFile, size: int) -> None:
+        """Another shard of so many bytes."""
+        for group in range(shard.num_row_groups):
+            rows = shard.read_row_group(group, columns=["path", "width", "height", "sha256"]).to_pydict()
+            for row, path in enumerate(rows["path"]):
+                self.hash.update(path.encode() + b"\0" + rows["sha256"][row])
+                where = (path, len(self.shards), group, row, rows["width"][row], rows["height"][row])
+                self._waiting.append(where)
+            self.frames += len(rows["path"])
+        self.shards.append(size)
+        while len(self._waiting) >= _INDEX_ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        columns = zip(*self._waiting[:_INDEX_ROWS], strict=True)
+        self._writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _INDEX, strict=True)], _INDEX))
+        del self._waiting[:_INDEX_ROWS]
+
+    def close(self) -> bytes:
+        """The index's file."""
+        while self._waiting:
+            self._write()
+        self._writer.close()
+        return self._sink.getvalue()
+
+
+def _whole_shards(out: Store, index: _Index) -> int:
+    """Takes over the shards that are there from 0 on; how many frames they hold."""
+    sizes = dict(out.walk("frames"))
+    number = 0
+    while (size := sizes.get(shard_path(number).removeprefix("frames/"))) is not None:
+        index.add(pq.ParquetFile(Ranges(out, shard_path(number), size), pre_buffer=False), size)
+        number += 1
+    return index.frames
+
+
+def _copy(pool: ThreadPoolExecutor, source: Store, out: Store, paths: list[str], threads: int) -> None:
+    """Copies files, some at a time."""
+    for start in range(0, len(paths), 16 * threads):
+        list(pool.map(lambda path: out.write(path, source.read(path)), paths[start : start + 16 * threads]))

@@ -1,0 +1,182 @@
+"""A packed data set: its frames in a few large files, all else as it was.
+
+    packed.json              what this is, see `Facts`; written last: without it nothing here counts
+    frames/index.parquet     path, shard, group, row, width, height of each frame, sorted by path
+    frames/00000.parquet     path, width, height, sha256, image: about 128 MB in row groups of a few MB
+    ...                      every other file of the data set, unchanged
+
+`path` is where the frame lay before; `width` and `height` are what it measured then. Labels, tracks and boxes
+stay in those pixels even where frames were resized. One frame costs one request: for the part of one shard
+that holds its row group.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..problems import DataError, Problem
+from ..storage.lru import Lru
+from ..storage.store import Store
+
+FORMAT = 1
+FACTS, UNFINISHED, INDEX = "packed.json", ".packing.json", "frames/index.parquet"
+GROUPS_MIB, INDEX_MIB = 64, 64
+T = TypeVar("T")
+Size = tuple[int, int]  # width and height in pixels
+
+
+def shard_path(number: int) -> str:
+    """Where a shard lies."""
+    return f"frames/{number:05d}.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What packed.json says."""
+
+    layout: str
+    frame_px: int | None  # longest side that a frame was shrunk to; None: files are as they were, byte for byte
+    frames: int
+    source: str  # fingerprint of what was packed
+    content: str  # sha256 over paths and images: annotations and this tell packs apart
+    shards: list[int]  # bytes of each
+    index: int  # bytes of the index
+
+    def to_json(self) -> bytes:
+        """The content of packed.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1).encode()
+
+    @classmethod
+    def read(cls, store: Store) -> Facts:
+        """Raises DataError when packed.json is none that this version understands."""
+        try:
+            found = json.loads(store.read(FACTS))
+            if found.pop("format") != FORMAT:
+                raise ValueError("another format")
+            return cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"must be written by `data pack`, format {FORMAT}: {error}"
+            raise DataError([Problem(f"{store.uri}/{FACTS}", what)]) from None
+
+
+class Place(NamedTuple):
+    """Where a frame is."""
+
+    path: str
+    shard: int
+    group: int
+    row: int
+    size: Size  # of the frame that was packed
+
+
+class PackedFrames:
+    """Frames of a packed data set. Threads may share it; it keeps some row groups, and reads nothing twice at once."""
+
+    def __init__(self, store: Store, groups_mib: int = GROUPS_MIB) -> None:
+        self.store = store
+        self.facts = Facts.read(store)
+        self._index = self._whole(INDEX, lambda: _parquet(store, INDEX, self.facts.index))
+        self._starts = _first_paths(self._index.metadata)
+        self._places: Lru[list[Place]] = Lru(INDEX_MIB << 20, lambda places: 300 * len(places))
+        self._footers: Lru[pq.FileMetaData] = Lru(16 << 20, lambda footer: int(footer.serialized_size))
+        self._groups: Lru[pa.ChunkedArray] = Lru(groups_mib << 20, lambda images: int(images.nbytes))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the frames directly below a folder, sorted."""
+        start, found = f"{folder}/", list[str]()
+        for number in range(max(0, bisect_right(self._starts, start) - 1), len(self._starts)):
+            places = self._places_of(number)
+            for place in places[bisect_left(places, (start,)) :]:
+                if not place.path.startswith(start):
+                    return found
+                found.append(place.path[len(start) :])
+        return [name for name in found if "/" not in name]
+
+    def read(self, path: str) -> tuple[bytes, Size]:
+        """A frame's image file, and the size in pixels that labels are written for. Raises FileNotFoundError."""
+        place = self.place(path)
+        images = self._groups.get((place.shard, place.group), lambda: self._read_group(place.shard, place.group))
+        return images[place.row].as_py(), place.size
+
+    def place(self, path: str) -> Place:
+        """Where a frame is. Raises FileNotFoundError."""
+        number = bisect_right(self._starts, path) - 1
+        places = self._places_of(number) if number >= 0 else []
+        at = bisect_left(places, (path,))
+        if at == len(places) or places[at].path != path:
+            raise FileNotFoundError(f"{self.store.uri}/{path} was not packed")
+        return places[at]
+
+    def _places_of(self, number: int) -> list[Place]:
+        return self._places.get(number, lambda: self._read_places(number))
+
+    def _read_places(self, number: int) -> list[Place]:
+        file = _parquet(self.store, INDEX, self.facts.index, self._index.metadata)
+        rows = self._whole(INDEX, lambda: file.read_row_group(number, use_threads=False)).to_pydict()
+        sizes = zip(rows["width"], rows["height"], strict=True)
+        return [Place(*row) for row in zip(rows["path"], rows["shard"], rows["group"], rows["row"], sizes, strict=True)]
+
+    def _read_group(self, shard: int, group: int) -> pa.ChunkedArray:
+        path, size = shard_path(shard), self.facts.shards[shard]
+
+        def read() -> pa.ChunkedArray:
+            footer = self._footers.get(shard, lambda: _parquet(self.store, path, size).metadata)
+            file = _parquet(self.store, path, size, footer)
+            return file.read_row_group(group, columns=["image"], use_threads=False).column("image")
+
+        return self._whole(path, read)
+
+    def _whole(self, path: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except FileNotFoundError:
+            raise DataError([Problem(f"{self.store.uri}/{path}", "part of the packed data set is missing")]) from None
+        except pa.ArrowException as error:
+            raise DataError([Problem(f"{self.store.uri}/{path}", f"not what was packed: {error}")]) from None
+
+
+class Ranges(io.RawIOBase):
+    """A file of a store that reads what is asked for and no more."""
+
+    def __init__(self, store: Store, path: str, size: int) -> None:
+        self._store, self._path, self._size, self._at = store, path, size, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the start."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to a place."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        length = self._size - self._at if size < 0 else min(size, self._size - self._at)
+        content = self._store.read_range(self._path, self._at, length) if length > 0 else b""
+        self._at += len(content)
+        return content
+
+
+def _parquet(store: Store, path: str, size: int, footer: Any = None) -> pq.ParquetFile:
+    return pq.ParquetFile(Ranges(store, path, size), metadata=footer, pre_buffer=False)
+
+
+def _first_paths(footer: Any) -> list[str]:
+    return [footer.row_group(i).column(0).statistics.min for i in range(footer.num_row_groups)]

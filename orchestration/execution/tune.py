@@ -1,0 +1,264 @@
+"""Runs what a driver decides on Ray Tune.
+
+Tune starts and stops actors, and nothing else: retries, pruning, results and resuming are the ledger's. So it
+gets no failures to retry, no loggers, a temporary folder, and a searcher and a scheduler that ask the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.execution import class_cache
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ...datasets.storage.store import Store
+from ..search.driver import Driver, Next, Verdict
+from ..search.failures import Failure, first_line, lost_worker
+from ..search.protocol import STOP_MARK, report_from_text
+from ..spec.credentials import looks_secret
+from ..spec.schema import SweepSpec
+from .attempt import TuneTrial
+from .resources import remove_orphaned_placement_groups, room
+
+log = logging.getLogger(__name__)
+STOP_GRACE_S = 60.0  # for trials to write a checkpoint before they are ended
+LOOK_S = 0.5  # how often hangs and requests to stop are looked for
+DEAF_S = 5.0  # the driver was busy with something else for longer than it may
+COUNT_S = 5.0  # how often the cluster's nodes are counted
+
+
+class _NotKept:
+    """Tune pickles its parts for a restore that never comes: these leave the driver behind."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Ask(_NotKept, Searcher):
+    """Tune's searcher: passes on what the driver wants to run."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__(metric="done", mode="max")
+        self.bridge = bridge
+
+    def suggest(self, trial_id: str) -> Any:
+        return self.bridge.suggest(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler hears it, with the trial."""
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Judge(_NotKept, FIFOScheduler):
+    """Tune's scheduler: the driver's verdict after every report."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__()
+        self.bridge = bridge
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return TrialScheduler.STOP if self.bridge.heard(trial, result) is Verdict.END else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.bridge.heard(trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.bridge.lost(trial)
+
+
+class _Tick(_NotKept, tune.Callback):
+    """About ten times a second: hangs, requests to stop, the view."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        self.bridge = bridge
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.bridge.tick(trials)
+
+
+class _StopAll(_NotKept, tune.Stopper):
+    """Ends Tune when the driver wants no more and live trials had their time."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        self.bridge = bridge
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.bridge.over()
+
+
+class _Bridge:
+    """Between Tune's trials and the driver's."""
+
+    def __init__(self, driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
+        self.driver, self.stop_asked, self.ticked = driver, stop_asked, ticked
+        self._of: dict[str, tuple[int, int]] = {}  # Tune's id -> number, attempt
+        self._spoke_s: dict[str, float] = {}
+        self._hung: set[str] = set()
+        self._end_s: float | None = None
+        self._looked_s = time.monotonic()
+        self._counted_s = time.monotonic()
+
+    def suggest(self, trial_id: str) -> Any:
+        if len(self.driver.live) >= self.driver.slots:
+            return None
+        found = self.driver.next()
+        if isinstance(found, Next):
+            return Searcher.FINISHED if found is Next.FINISHED else None
+        self._of[trial_id] = (found.number, found.attempt)
+        return {"assignment": asdict(found)}
+
+    def heard(self, trial: Any, result: dict[str, Any] | None) -> Verdict:
+        self._spoke_s[trial.trial_id] = time.monotonic()
+        if not result or "report" not in result:
+            return Verdict.END
+        try:
+            return self.driver.on_report(report_from_text(result["report"]))
+        finally:
+            self.ticked()
+
+    def lost(self, trial: Any) -> None:
+        """The trial's actor is gone."""
+        number, attempt = self._of[trial.trial_id]
+        if trial.trial_id in self._hung:
+            failure = Failure("hang", f"silent for {self.driver.spec.retry.hang_s:g} s, killed")
+        else:
+            failure = lost_worker(_said_of(trial))
+        self.driver.on_failure(number, attempt, failure)
+        self.ticked()
+
+    def tick(self, trials: list[Any]) -> None:
+        now = time.monotonic()
+        if now - self._looked_s < LOOK_S:
+            return
+        since, self._looked_s = now - self._looked_s, now
+        if since > DEAF_S:  # the ledger was away: what trials said meanwhile has not been heard
+            self._spoke_s = {trial: spoke + since for trial, spoke in self._spoke_s.items()}
+        for trial in trials:
+            # an actor can hang before its trial runs, too: while it is reset for it
+            actor = trial.temporary_state.ray_actor
+            if actor is None or trial.is_finished() or trial.trial_id in self._hung:
+                continue
+            silent_s = now - self._spoke_s.setdefault(trial.trial_id, now)
+            if silent_s > self.driver.spec.retry.hang_s:
+                self._hung.add(trial.trial_id)
+                ray.kill(actor)
+        if now - self._counted_s > COUNT_S:
+            self._counted_s = now
+            self._count()
+        self.driver.budget.beat()
+        if (self.stop_asked() or self.driver.must_stop()) and self._end_s is None:
+            self.driver.stopping = True
+            self._end_s = now + STOP_GRACE_S
+            with contextlib.suppress(OSError):  # a full disk: trials end without a checkpoint of this epoch
+                sweep_folder(self.driver.spec).write(STOP_MARK, b"")
+        self.ticked()
+
+    def _count(self) -> None:
+        """Nodes come and go: so do the trials that fit."""
+        found = room(self.driver.spec)
+        self.driver.slots = found.slots
+        self.driver.waits_for = None if found.slots else found.arithmetic
+        if self.driver.spec.resources.worker_range != (1, 1):
+            remove_orphaned_placement_groups()
+
+    def over(self) -> bool:
+        return self._end_s is not None and (not self.driver.live or time.monotonic() > self._end_s)
+
+
+def _said_of(trial: Any) -> str:
+    """Ray's text on why a trial's actor is gone: Tune keeps it in a file, under a line of its own."""
+    try:
+        return Path(trial.error_file).read_text().partition("\n")[2]
+    except (OSError, TypeError):
+        return ""
+
+
+def sweep_folder(spec: SweepSpec) -> Store:
+    """Where a sweep's trials keep their checkpoints."""
+    return Store(spec.storage).child(spec.name)
+
+
+@contextlib.contextmanager
+def _tunes_settings() -> Iterator[None]:
+    """Tune without loggers, without its own state on disk, without its Ctrl-C, and without secrets: it copies the
+    driver's AWS keys into its actors' runtime environment, which Ray logs on every host."""
+    wanted = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # with a searcher 1 by default: actors would start in a row
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    copied = class_cache.ENV_VARS_TO_PROPAGATE
+    secret = {name for name in copied if looks_secret(name)}
+    copied -= secret
+    level = logging.getLogger("ray.tune").level
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.getLogger("ray.tune").setLevel(level)
+        copied |= secret
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def run_on_tune(driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
+    """Runs a sweep to its end, or until `stop_asked`. Ray must be connected."""
+    bridge = _Bridge(driver, stop_asked, ticked)
+    need = driver.spec.resources
+    # an actor that only holds workers needs nothing, but Tune refuses nothing
+    several = {"cpu": 0, "memory": 64 * 2**20}
+    resources = {"cpu": need.cpus_per_worker, "gpu": driver.gpus} if need.worker_range == (1, 1) else several
+    sweep_folder(driver.spec).delete(STOP_MARK)
+    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings():
+        tuner = tune.Tuner(
+            tune.with_resources(TuneTrial, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_Ask(bridge), scheduler=_Judge(bridge), num_samples=-1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(Path(folder)),
+                stop=_StopAll(bridge),
+                callbacks=[_Tick(bridge)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except RayError as error:
+            log.warning("Ray ended the sweep: %s", first_line(error))
+            raise
+        finally:
+            if need.worker_range != (1, 1):
+                remove_orphaned_placement_groups()

@@ -1,0 +1,355 @@
+"""MLflow, a projection of ledger and histories: parent run a sweep, child run a trial.
+
+Nothing is decided here and nothing waits for it. `Projector` writes what is missing, and writing twice changes
+nothing: a run is looked for by its tag before it is made, and a metric carries the time at which it was
+measured, so that the same one sent again is the same row. `Tracker` does so in a thread while a sweep runs;
+what an unreachable server misses, `sweep sync` sends later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from ...trainables.training.checkpoints import Checkpoints
+from ..ledger.ledger import Ledger
+from ..ledger.usage import DRIVERS, Kind, attempts_of, cost, useful_cost
+from ..search.budget import outlook
+from ..spec.locations import sqlite_path
+
+log = logging.getLogger(__name__)
+SWEEP, TRIAL, STATE = "refsweep.sweep", "refsweep.trial", "refsweep.state"
+_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
+SPENT_PREFIX = "spent."  # of metrics about device-seconds
+BATCH = 500  # metrics a request; MLflow takes 1000
+
+
+class Projector:
+    """Brings MLflow up to the ledger. Only the lease's holder may."""
+
+    def __init__(self, uri: str, ledger: Ledger, checkpoints: Callable[[int], Checkpoints]) -> None:
+        self.uri, self.ledger, self.checkpoints = uri, ledger, checkpoints
+        self.live: Callable[[int], bool] = lambda _: False  # whether a trial is being run
+        self._client: Any = None
+        self._experiment: str | None = None
+        self._parent: str | None = None
+        self._runs: dict[int, str] = {}
+        self._sent: dict[int, tuple[Any, ...]] = {}
+        self._epochs: dict[int, int] = {}
+        self._status: dict[str, str] = {}  # of runs, as they were left
+
+    def _send(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The only door to MLflow for writing."""
+        return what(*args, **kwargs)
+
+    @property
+    def client(self) -> Any:
+        """MLflow's client; the import takes a second, the schema of a new SQLite file four."""
+        if self._client is None:
+            self._client = self._send(make_client, self.uri)
+        return self._client
+
+    def trial(self, number: int) -> None:
+        """A trial's parameters, metrics, tags and status, as far as they are not known to be there."""
+        trial = self.ledger.trials[number]
+        tags, status = self._tags(trial), _STATUS.get(trial.state, "RUNNING" if self.live(number) else "KILLED")
+        history = self._history(number)
+        mark = (tuple(sorted(tags.items())), status, len(history))
+        if self._sent.get(number) == mark:
+            return
+        run = self._run_of(trial)
+        self._log(run, number, trial, history, tags)
+        self._end(run, status, history)
+        self._sent[number] = mark
+
+    def sweep(self, state: str) -> None:
+        """The parent run's tags and status: running, stopped, finished or halted."""
+        best = self.ledger.best()
+        tags = {STATE: state, "refsweep.trials": str(len(self.ledger.trials))}
+        if best is not None:
+            tags["refsweep.best"] = f"{self.ledger.sweep}/{best.number}"
+        parent = self._parent_run()
+        from mlflow.entities import RunTag
+
+        found, metrics = [RunTag(k, v) for k, v in tags.items()], list[Any]()
+        if state != "running":
+            metrics, spent = self._spent_so_far()
+            found.append(RunTag("refsweep.spent", spent))
+        self._send(self.client.log_batch, parent, metrics=metrics, tags=found)
+        self._end(parent, {"running": "RUNNING", "finished": "FINISHED"}.get(state, "KILLED"), [])
+
+    def _spent_so_far(self) -> tuple[list[Any], str]:
+        """The sweep's time at the moment its driver was last seen, and which budget is spent."""
+        from mlflow.entities import Metric
+
+        drivers = self.ledger.attributes.get(DRIVERS)
+        known = outlook(self.ledger, None)
+        at_ms = int(drivers[-1]["seen_s"] * 1000) if drivers else 0
+        hours = {name: value for name, value in known.items() if name.endswith("_hours")} if drivers else {}
+        return [Metric(f"{SPENT_PREFIX}{n}", v, at_ms, 0) for n, v in hours.items()], known["spent"] or ""
+
+    def reconcile(self) -> dict[str, int]:
+        """Sends what is missing of all trials; deletes runs that the ledger does not name, second runs of a trial
+        among them. Returns counts: trials, deleted."""
+        deleted = 0
+        for run in self._search(f"tags.`{SWEEP}` = '{self.ledger.sweep}'"):
+            name = run.data.tags.get(TRIAL)
+            if name is None:
+                wrong = run.info.run_id != self._parent_run()
+            else:
+                number = int(name.rpartition("/")[2])
+                wrong = number >= len(self.ledger.trials) or run.info.run_id != self._run_of(self.ledger.trials[number])
+            if wrong:
+                self._send(self.client.delete_run, run.info.run_id)
+                deleted += 1
+        for number in range(len(self.ledger.trials)):
+            self.trial(number)
+        return {"trials": len(self.ledger.trials), "deleted": deleted}
+
+    # -- runs --------------------------------------------------------------------------------------------
+
+    def _search(self, condition: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self._experiment_id()],
+                condition,
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _experiment_id(self) -> str:
+        if self._experiment is None:
+            self._experiment = self.experiment(
+                self.client, self.uri, self.ledger.attributes["spec"]["trainable"], self._send
+            )
+        return self._experiment
+
+    @staticmethod
+    def experiment(client: Any, uri: str, name: str, send: Callable[..., Any] = lambda what, *a: what(*a)) -> str:
+        """The experiment of a trainable, made if it is new. Artifacts of a SQLite file lie beside it."""
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        path = sqlite_path(uri)
+        place = (path.parent / "mlartifacts" / name).as_uri() if path else None
+        return str(send(client.create_experiment, name, place))
+
+    def _parent_run(self) -> str:
+        if self._parent is None:
+            found = self._search(f"tags.`{SWEEP}` = '{self.ledger.sweep}' and tags.`refsweep.kind` = 'sweep'")
+            if found:
+                self._parent = str(found[0].info.run_id)
+            else:
+                tags = {SWEEP: self.ledger.sweep, "refsweep.kind": "sweep", **_flat(self.ledger.attributes["spec"])}
+                self._parent = self._create(self.ledger.sweep, None, tags)
+        return self._parent
+
+    def _run_of(self, trial: FrozenTrial) -> str:
+        """The trial's run: the ledger's, else the oldest with its tag, else a new one."""
+        number = trial.number
+        if number not in self._runs:
+            name = f"{self.ledger.sweep}/{number}"
+            run = self.ledger.run_id(number)
+            if run is None or not self._exists(run):
+                found = self._search(f"tags.`{TRIAL}` = '{name}'")
+                tags = {
+                    SWEEP: self.ledger.sweep,
+                    TRIAL: name,
+                    "refsweep.kind": "trial",
+                    "mlflow.parentRunId": self._parent_run(),
+                }
+                run = str(found[0].info.run_id) if found else self._create(name, trial, tags)
+                self.ledger.set_attribute(f"run:{number}", run)
+            self._runs[number] = run
+        return self._runs[number]
+
+    def _exists(self, run: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.client.get_run(run).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def _create(self, name: str, trial: FrozenTrial | None, tags: Mapping[str, str]) -> str:
+        began = (
+            int(trial.datetime_start.timestamp() * 1000) if trial and trial.datetime_start else int(time.time() * 1000)
+        )
+        made = self._send(
+            self.client.create_run, self._experiment_id(), start_time=began, tags=dict(tags), run_name=name
+        )
+        self._status[str(made.info.run_id)] = str(made.info.status)
+        return str(made.info.run_id)
+
+    # -- contents ----------------------------------------------------------------------------------------
+
+    def _history(self, number: int) -> list[dict[str, Any]]:
+        found = self.checkpoints(number).newest(verify=False)
+        return found.history if found else []
+
+    def _tags(self, trial: FrozenTrial) -> dict[str, str]:
+        wanted = ("attempt", "cause", "checkpoint", "data", "retry_of", "setting")
+        found = {f"refsweep.{k}": _text(trial.user_attrs[k]) for k in wanted if k in trial.user_attrs}
+        return {STATE: trial.state.name, **found}
+
+    def _log(
+        self, run: str, number: int, trial: FrozenTrial, history: Sequence[Mapping[str, Any]], tags: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        first = number not in self._sent
+        params = [Param(k, _text(v)) for k, v in sorted(trial.user_attrs["config"].items())] if first else []
+        since = self._epochs.get(number, 0)
+        metrics = [
+            Metric(key, float(value), int(entry["time_ms"]), int(entry["epoch"]))
+            for entry in history[since:]
+            for key, value in sorted(entry["metrics"].items())
+        ]
+        metrics += [Metric(key, value, at_ms, 0) for key, value, at_ms in _spent(trial)]
+        run_tags = [RunTag(k, v) for k, v in tags.items()]
+        for start in range(0, max(len(metrics), 1), BATCH):
+            part = metrics[start : start + BATCH]
+            self._send(self.client.log_batch, run, metrics=part, params=params, tags=run_tags)
+            params, run_tags = [], []
+        self._epochs[number] = len(history)
+
+    def _end(self, run: str, status: str, history: Sequence[Mapping[str, Any]]) -> None:
+        """Sets a run's status where it differs; a finished run ends when its last epoch did."""
+        if run not in self._status:
+            self._status[run] = self.client.get_run(run).info.status
+        if self._status[run] == status:
+            return
+        if status == "RUNNING":
+            self._send(self.client.update_run, run, status=status)
+        else:
+            ended = int(history[-1]["time_ms"]) if history else int(time.time() * 1000)
+            self._send(self.client.set_terminated, run, status, ended)
+        self._status[run] = status
+
+
+def make_client(uri: str) -> Any:
+    """MLflow's client, quiet, and quick to say that a server is away unless the user has set it otherwise."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and a process waits for it to end
+    from mlflow import MlflowClient
+
+    for chatty in ("alembic", "mlflow"):  # what they say of new tables is no news of a sweep
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)  # makes a new SQLite file's tables, or says that the server is away
+    return client
+
+
+def _spent(trial: FrozenTrial) -> list[tuple[str, float, int]]:
+    """An ended trial's device-seconds, at the time its last attempt ended: the same however often they are sent."""
+    attempts = attempts_of(trial)
+    if not trial.state.is_finished() or not attempts:
+        return []
+    kind: Kind = "gpu" if attempts[-1]["gpus"] else "cpu"
+    useful, held = useful_cost(attempts, kind), cost(attempts, kind)
+    at_ms = int(attempts[-1]["ended_s"] * 1000)
+    return [
+        (f"{SPENT_PREFIX}useful_{kind}_s", useful, at_ms),
+        (f"{SPENT_PREFIX}wasted_{kind}_s", held - useful, at_ms),
+        (f"{SPENT_PREFIX}attempts", float(len(attempts)), at_ms),
+    ]
+
+
+def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The spec as tags."""
+    return {f"refsweep.spec.{k}": _text(v)[:5000] for k, v in spec.items() if v is not None}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value) if isinstance(value, float) else str(value)
+
+
+class Tracker:
+    """Projects a sweep in a thread, while it runs."""
+
+    def __init__(self, projector: Projector, retry_s: float = 10.0, pause_s: float = 2.0) -> None:
+        """Waits `retry_s` after MLflow was away, and `pause_s` for more changes: one request tells of them all."""
+        self.projector, self.retry_s, self.pause_s = projector, retry_s, pause_s
+        self._over = threading.Event()
+        self.problem: str | None = None  # why MLflow is behind
+        self._changed: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def touch(self, number: int) -> None:
+        """A trial's record has changed."""
+        self._changed.put(number)
+
+    def finish(self, state: str, patience_s: float = 60.0) -> bool:
+        """Sends the rest and the sweep's state; whether MLflow is up to date."""
+        self._over.set()
+        self._changed.put(None)
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            self.problem = self.problem or f"still sending after {patience_s:g} s"
+        if self.problem:
+            return False
+        try:
+            self.projector.reconcile()
+            self.projector.sweep(state)
+        except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+            self.problem = _say(error)
+            return False
+        return True
+
+    def _work(self) -> None:
+        waiting: set[int] = set()
+        started = ended = False
+        while not ended:
+            ended = self._collect(waiting, self.retry_s if self.problem else None)
+            if not ended and not self.problem:
+                self._over.wait(self.pause_s)
+                ended = self._collect(waiting, 0)
+            try:
+                if not started:
+                    self.projector.sweep("running")
+                    started = True
+                for number in sorted(waiting):
+                    self.projector.trial(number)
+                    waiting.discard(number)
+                self.problem = None
+            except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+                if self.problem is None:
+                    log.warning("MLflow is behind: %s", _say(error))
+                self.problem = _say(error)
+
+    def _collect(self, waiting: set[int], timeout_s: float | None) -> bool:
+        """Waits for changes and takes all there are; whether the end was announced."""
+        try:
+            found = self._changed.get(timeout=timeout_s)
+            while True:
+                if found is None:
+                    return True
+                waiting.add(found)
+                found = self._changed.get_nowait()
+        except queue.Empty:
+            return False
+
+
+def _say(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__

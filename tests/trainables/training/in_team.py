@@ -1,0 +1,75 @@
+"""One worker of several, for test_team.py: `python -m refsweep.tests.trainables.training.in_team RANK SIZE PORT JOB`.
+
+JOB is a JSON file with a `kind`, a folder `out` and what the kind needs; the worker writes OUT/RANK.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from refsweep.datasets.storage.store import Store
+from refsweep.trainables import coercion, discovery
+from refsweep.trainables.training.checkpoints import Checkpoints
+from refsweep.trainables.training.loop import Stopped, Training
+from refsweep.trainables.training.team import ProcessTeam, Team
+
+
+def trained(job: dict[str, Any], team: Team) -> dict[str, Any]:
+    """Trains a Config to its end, or until the first worker has been asked `stop_after` times."""
+    module = discovery.load(job["trainable"])
+    config = coercion.make_config(module, coercion.plain(job["config"]))
+    store = Store(job["data"]) if job.get("data") else None
+    training = Training(
+        lambda: module.Task(config, module.open_data(store)),
+        config,
+        store,
+        Checkpoints(Store(job["checkpoints"])) if job.get("checkpoints") else None,
+        attempt=job.get("attempt", 1),
+        workers=1,
+        team=team,
+    )
+    training.resume()
+    left = [job.get("stop_after")]
+
+    def stop() -> bool:
+        if left[0] is None:
+            return False
+        left[0] -= 1
+        return bool(left[0] == 0)
+
+    found: dict[str, Any] = {"ended": "done"}
+    try:
+        for _ in training.run(stop):
+            pass
+    except Stopped:
+        found["ended"] = "stopped"
+    except Exception as error:  # noqa: BLE001  compared by the test
+        found["ended"] = type(error).__name__
+    found["history"] = [r.as_json() for r in training.history]
+    found["model"] = {k: v.flatten().tolist() for k, v in training.task.model.state_dict().items()}
+    found["draw"] = torch.rand(3).tolist()
+    return found
+
+
+def main() -> None:
+    """Joins the others, does the job, writes what it found."""
+    rank, size, port, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(size))
+    dist.init_process_group("gloo")
+    for job in json.loads(path.read_text()):
+        found = trained(job, ProcessTeam("cpu"))
+        Path(job["out"]).mkdir(exist_ok=True)
+        (Path(job["out"]) / f"{rank}.json").write_text(json.dumps(found))
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

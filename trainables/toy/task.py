@@ -1,0 +1,182 @@
+"""A trainable of no cost with a known optimum, for testing and measuring the machinery.
+
+`loss` after epoch e is (x - 1)^2 + (y + 2)^2 + 4 / 2^e, plus `noise` times a standard normal number that only
+(seed, e) decide. Its one weight follows the same parabola by gradient descent, so that a checkpoint holds
+something that can go wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from ...datasets.storage.store import Store
+from ...datasets.stream import Arrays
+from ..contract import Predictor, Scores
+from ..training.config import LoopConfig, bounded
+from ..training.package import Package
+
+METRICS = ("loss", "height")
+OPTIMUM = {"x": 1.0, "y": -2.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(LoopConfig):
+    """Where to stand, what it costs, and what goes wrong."""
+
+    epochs: int = 6
+    lr: float = 0.1
+    batch: int = 4
+    x: float = bounded(0.0, -5, 5)  # searched, -5..5
+    y: float = bounded(0.0, -5, 5)  # searched, -5..5
+    seconds_per_epoch: float = 0.0
+    noise: float = 0.0
+    fail_at_epoch: int | None = None  # raises in this epoch, from 1
+    fail_with: Literal["error", "oom", "hang", "kill", "disk", "setup"] = "error"
+    fail_once: str | None = None  # a file: made at the failure, which its presence prevents
+    nan_at_epoch: int | None = None  # the loss is not a number in this epoch
+
+    def problems(self) -> list[str]:
+        """All that is wrong with the values."""
+        found = LoopConfig.problems(self)
+        for name in ("seconds_per_epoch", "noise"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} must be >= 0, got {getattr(self, name)}")
+        return found
+
+
+def open_data(_: Store | None) -> None:
+    """There is none."""
+
+
+def check_data(_: Store) -> None:
+    """Any will do."""
+
+
+class Line:
+    """The trained weight as a line through the origin."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """`height` of each `x`."""
+        return {"height": [self.weight * float(x) for x in rows["x"]]}
+
+
+def serve(package: Package) -> Line:
+    """The packaged line."""
+    return Line(float(package.weights["weight"][0, 0]))
+
+
+def example(_: None, __: Config) -> dict[str, list[Any]]:
+    """One x."""
+    return {"x": [1.0]}
+
+
+class Task:
+    """The parabola."""
+
+    eval_splits = ("validation",)
+    loss_is_sum = False
+    parts_may_rest = False
+
+    def __init__(self, config: Config, _: None = None) -> None:
+        self.config = config
+        self.model = nn.Linear(1, 1, bias=False)
+        self.read = read
+        self._epoch = 0
+        if config.fail_with == "setup" and config.fail_at_epoch is not None:
+            _fail(config, config.fail_at_epoch)
+
+    def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
+        """Eight rows of noise to train on, one to evaluate."""
+        rng = np.random.default_rng((seed, epoch, split == "train"))
+        rows = 8 if split == "train" else 1
+        return pa.table({"epoch": np.full(rows, epoch + 1), "noise": rng.standard_normal(rows)})
+
+    def batch_rows(self, split: str) -> int:
+        """Rows of a plan in one batch."""
+        return self.config.batch
+
+    def stretches(self, split: str) -> list[int]:
+        """Rows know nothing of each other."""
+        return [1]
+
+    def compiled(self) -> list[nn.Module]:
+        """Nothing worth it."""
+        return []
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """All of it."""
+        return [{"params": list(self.model.parameters())}]
+
+    def losses(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """The parabola at the weight, with noise in its slope."""
+        epoch = int(batch["epoch"][0])
+        if self.config.fail_with != "setup":
+            _fail(self.config, epoch)
+        time.sleep(self.config.seconds_per_epoch * len(batch["epoch"]) / 8)
+        weight = self.model.weight[0, 0]
+        loss = (weight - self.config.x) ** 2 + 0.1 * (batch["noise"].float() * weight).mean()
+        if epoch == self.config.nan_at_epoch:
+            loss = loss * torch.nan
+        return {"parabola": loss}
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def recall(self, _: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def predictor(self) -> Predictor:
+        """Passes the rows on."""
+        return lambda batch: {"epoch": batch["epoch"], "noise": batch["noise"]}
+
+    def examine(self, split: str, found: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
+        """The same figures as `evaluate`."""
+        return dict(self.evaluate({split: found}, setting).metrics)
+
+    def evaluate(self, predictions: Mapping[str, Arrays], setting: Mapping[str, float] | None = None) -> Scores:
+        """`loss`, and `height`: minus its distance to the optimum, for sweeps with several objectives."""
+        c = self.config
+        found = list(predictions.values())[-1]
+        epoch, noise = int(found["epoch"][0]), float(found["noise"][0])
+        distance = (c.x - OPTIMUM["x"]) ** 2 + (c.y - OPTIMUM["y"]) ** 2
+        return Scores({"loss": distance + 4 / 2**epoch + c.noise * noise, "height": -abs(c.x) - abs(c.y)})
+
+
+def read(rows: pa.Table, _: Store) -> Arrays:
+    """The columns as they are."""
+    return {name: rows.column(name).to_numpy() for name in rows.column_names}
+
+
+def _fail(config: Config, epoch: int) -> None:
+    """What `fail_with` says, in the epoch it says."""
+    if epoch != config.fail_at_epoch:
+        return
+    if config.fail_once is not None:
+        mark = Path(config.fail_once)
+        if mark.exists():
+            return
+        mark.touch()
+    if config.fail_with == "oom":
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    if config.fail_with == "disk":
+        raise OSError(28, "No space left on device")
+    if config.fail_with == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.fail_with == "hang":
+        time.sleep(3600)
+    raise RuntimeError(f"asked to fail in epoch {epoch}")
