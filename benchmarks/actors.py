@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ..orchestration.search.driver import Driver, Verdict
-from ..orchestration.search.protocol import Assignment, Report
-from ..orchestration.spec.schema import SweepSpec, make_spec
+from ..orchestration.search.driver import Driver
+from ..orchestration.search.protocol import Assignment, Report, Verdict
+from ..orchestration.spec.read import make_spec
+from ..orchestration.spec.schema import SweepSpec
 from .common import publish
 
 SLOTS = (4, 8, 16, 24)
@@ -88,7 +89,7 @@ class Watch:
     @contextlib.contextmanager
     def driving(self) -> Iterator[None]:
         """The body's drivers are watched."""
-        ask, hear, over = Driver.next, Driver.on_report, threading.Event()
+        ask, hear, over = Driver.next_action, Driver.on_result, threading.Event()
 
         def next_(driver: Driver) -> Any:
             began, used = time.perf_counter(), time.thread_time()
@@ -98,7 +99,7 @@ class Watch:
                 self.held[found.number] = [time.perf_counter(), 0.0]
             return found
 
-        def on_report(driver: Driver, report: Report) -> Verdict:
+        def on_result(driver: Driver, report: Report) -> Verdict:
             began, used = time.perf_counter(), time.thread_time()
             found = hear(driver, report)
             self._add(self.report_s, began, used)
@@ -115,11 +116,11 @@ class Watch:
 
         watching = threading.Thread(target=look)
         watching.start()
-        Driver.next, Driver.on_report = next_, on_report  # type: ignore[method-assign,assignment]
+        Driver.next_action, Driver.on_result = next_, on_result  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
-            Driver.next, Driver.on_report = ask, hear  # type: ignore[method-assign]
+            Driver.next_action, Driver.on_result = ask, hear  # type: ignore[method-assign]
             over.set()
             watching.join()
 
@@ -155,7 +156,8 @@ def case(slots: int) -> dict[str, Any]:
     """One sweep on a Ray that is told of as many CPUs as there are slots."""
     import ray
 
-    from ..orchestration import sweep
+    from ..orchestration.execution.tune import TuneBackend
+    from ..orchestration.sweep import open_sweep
 
     ray.init(
         address="local",
@@ -166,10 +168,9 @@ def case(slots: int) -> dict[str, Any]:
         object_store_memory=256 * 2**20,
     )
     watch, began = Watch(), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, watch.driving():
-        outcome = sweep.run(spec_of(folder, slots), lambda: None, plain=True)
-        states = [t.state.name for t in outcome.ledger.trials]
-        outcome.ledger.close()
+    with tempfile.TemporaryDirectory() as folder, watch.driving(), open_sweep(spec_of(folder, slots)) as sweep:
+        sweep.run(TuneBackend(lambda: None, lambda _: None))
+        states = [t.state.name for t in sweep.ledger.trials]
     ray.shutdown()
     assert states == ["COMPLETE"] * TRIALS_A_SLOT * slots
     reports, asks = np.array(watch.report_s) * 1000, np.array(watch.ask_s) * 1000

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from ..cluster.local import LocalCluster
 from ..cluster.programs import fetch
 from ..datasets.storage.store import Store
+from ..orchestration.ledger.records import SweepState, TrialRecord
 from ..orchestration.ledger.usage import attempts_of
 from ..orchestration.tracking.projector import SWEEP, TRIAL, make_client
 from ..trainables.training.checkpoints import Checkpoints
@@ -23,7 +24,7 @@ from .fault_sweeps import FaultySweep, title_of
 SETTLE_S = 60.0  # for Ray to end the processes of a job that is over, also on a host that it has lost
 OURS = (
     "ray::ResourceTrainable",
-    "ray::TuneTrial",
+    "ray::TrialActor",
     "ray::Mailbox",
     "ray::RayTrain",
     "ray::TrainController",
@@ -70,9 +71,9 @@ def _in_ledger(sweep: FaultySweep, trials: Sequence[FrozenTrial], found: Account
         if not trial.state.is_finished():
             found.running.append(f"trial {trial.number} is {trial.state.name} in the ledger")
         elif trial.values is None:
-            found.lost.append(f"trial {trial.number} is {trial.state.name}: {trial.user_attrs.get('cause')}")
-    if sweep.ledger.attributes.get("state") != "finished":
-        found.running.append(f"the sweep is {sweep.ledger.attributes.get('state')}")
+            found.lost.append(f"trial {trial.number} is {trial.state.name}: {TrialRecord.of(trial).cause}")
+    if sweep.ledger.record.state is not SweepState.FINISHED:
+        found.running.append(f"the sweep is {sweep.ledger.record.state}")
 
 
 def _in_mlflow(sweep: FaultySweep, trials: Sequence[FrozenTrial], found: Account) -> None:

@@ -15,7 +15,7 @@ from .fault_sweeps import FaultySweep, Shape, title_of
 from .fault_tools import HEAD, driver_of, fill, small_disk, until_taken_up, worker_of_rank, write_as_zombie
 
 OUTAGE_S = 20.0
-ACTOR = ("ray::ResourceTrainable", "ray::TuneTrial")  # Tune's actor when it works, and when it was reused
+ACTOR = ("ray::ResourceTrainable", "ray::TrialActor")  # Tune's actor when it works, and when it was reused
 RAYLET = "/raylet/raylet "
 SMALL = Shape()  # for most
 ONE_SLOT = Shape(slots=1, trials=5, epochs=4, seconds_per_epoch=1.0)

@@ -16,11 +16,13 @@ from typing import Any
 import yaml
 
 from ..cluster.local import LocalCluster
+from ..orchestration.execution.inline import InlineBackend
 from ..orchestration.jobs.client import Jobs
 from ..orchestration.ledger.ledger import Ledger
-from ..orchestration.search.driver import Driver, run_inline
-from ..orchestration.spec.schema import make_spec
-from ..orchestration.sweep import settle
+from ..orchestration.search.driver import Driver
+from ..orchestration.search.protocol import Room
+from ..orchestration.spec.check import epochs_of
+from ..orchestration.spec.read import make_spec, settle
 from ..search_spaces import toy
 
 PATIENCE_S = 240.0  # for anything that should happen
@@ -190,7 +192,8 @@ class FaultySweep:
         ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
         ledger.take_lease()
         try:
-            run_inline(Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none"))
+            driver = Driver(spec, ledger, space=toy.space, epochs=epochs_of(spec), room=Room(1), posthoc={})
+            InlineBackend().run(driver)
             return facts(ledger)
         finally:
             ledger.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..cluster.local import LocalCluster
 from ..cluster.programs import MissingError
 from ..datasets.storage.store import Store
+from ..orchestration.ledger.records import TrialRecord
 from ..trainables.training.checkpoints import Checkpoints, Name
 from .fault_sweeps import FaultySweep, title_of
 
@@ -51,7 +52,7 @@ def until_taken_up(sweep: FaultySweep) -> int:
     found: list[int] = []
 
     def look() -> bool:
-        found[:] = [t.number for t in sweep.ledger.trials if t.user_attrs["attempt"] > 1]
+        found[:] = [t.number for t in sweep.ledger.trials if TrialRecord.of(t).attempt > 1]
         return bool(found)
 
     sweep.wait(look)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.local import LocalCluster
+from ..orchestration.ledger.records import TrialRecord
 from .common import publish
 from .fault_accounts import Account, accounted
 from .fault_kinds import FAULTS, Fault
@@ -84,7 +85,7 @@ def survived(cluster: LocalCluster, folder: Path, fault: Fault, chance: random.R
     try:
         fault.strike(sweep, chance)
         found = accounted(sweep)
-        if sum(t.user_attrs["attempt"] - 1 for t in sweep.ledger.trials) < fault.repeats:
+        if sum(TrialRecord.of(t).attempt - 1 for t in sweep.ledger.trials) < fault.repeats:
             found.differs.append("the fault has hit no trial: it came between two")
         return found
     finally:

@@ -18,15 +18,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..orchestration.ledger.ledger import Ledger
-from ..orchestration.spec.schema import SweepSpec, make_spec
+from ..orchestration.search.driver import Driver
+from ..orchestration.spec.locations import trial_folder
+from ..orchestration.spec.read import make_spec
+from ..orchestration.spec.schema import SweepSpec
+from ..orchestration.tracking.projector import Projector
+from ..search_spaces import ikun
+from ..trainables.training.checkpoints import Checkpoints
 from .common import publish
-from .simulator import Simulation
+from .simulator import Curves, SimulatedBackend, SimulatedTracker
 
 SLOTS, TRIALS, EPOCHS = 512, (100, 1000), 27
 
@@ -65,24 +72,47 @@ def spec_of(storage: str, trials: int, ledger: str | None = None, **search: Any)
     )
 
 
-def simulate(spec: SweepSpec, slots: int, *, mlflow: bool) -> Simulation:
-    """Runs a sweep in simulated time. The ledger is left open."""
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A sweep that was simulated. Its ledger is open."""
+
+    driver: Driver
+    backend: SimulatedBackend
+    tracker: SimulatedTracker | None
+
+
+def simulate(spec: SweepSpec, slots: int, *, mlflow: bool) -> Simulated:
+    """Runs a sweep in simulated time."""
     ledger = Ledger.create(spec.ledger_url, spec.name, [o.mode for o in spec.objectives], spec.as_json())
     ledger.take_lease()
-    made = Simulation(spec, ledger, slots, mlflow=mlflow)
-    made.run()
-    return made
+    backend = SimulatedBackend(slots, Curves(spec.search.seed))
+    tracker = None
+    if mlflow and spec.tracking_uri is not None:
+        projector = Projector(spec.tracking_uri, ledger, lambda number: Checkpoints(trial_folder(spec, number)))
+        tracker = SimulatedTracker(projector, backend)
+    driver = Driver(
+        spec,
+        ledger,
+        space=ikun.space,
+        epochs=EPOCHS,
+        room=backend.room(spec, lambda: False),
+        posthoc=ikun.POSTHOC,
+        observers=[tracker] if tracker else [],
+        clock=backend.clock,
+    )
+    backend.run(driver)
+    return Simulated(driver, backend, tracker)
 
 
-def figures(sim: Simulation, memory_mib: float, wall_s: float) -> dict[str, Any]:
+def figures(simulated: Simulated, memory_mib: float, wall_s: float) -> dict[str, Any]:
     """What a simulation measured. Times in ms are the driver's, real."""
+    sim, writer = simulated.backend, simulated.tracker
     reports, asks = np.array(sim.report_s) * 1000, np.array(sim.ask_s) * 1000
     until = sim.asked_all_s if sim.asked_all_s is not None else sim.now_s
-    writer = sim.writer
     lags = np.array(writer.lags_s) if writer is not None and writer.lags_s else np.zeros(1)
     return {
         "trials": len(sim.finished),
-        "ledger": sim.driver.ledger.url.partition(":")[0],
+        "ledger": simulated.driver.ledger.url.partition(":")[0],
         "results": len(reports),
         "driver ms a result": float(reports.sum() + asks.sum() + sim.tick_s * 1000) / len(reports),
         "of it CPU": sim.cpu_s * 1000 / len(reports),
@@ -126,9 +156,9 @@ def case(arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.no_mlflow:
             import mlflow  # noqa: F401  its memory is not the sweep's
         before, began = resident_mib(), time.perf_counter()
-        sim = simulate(make_spec(content), arguments.slots, mlflow=not arguments.no_mlflow)
-        found = figures(sim, resident_mib() - before, time.perf_counter() - began)
-        sim.driver.ledger.close()
+        simulated = simulate(make_spec(content), arguments.slots, mlflow=not arguments.no_mlflow)
+        found = figures(simulated, resident_mib() - before, time.perf_counter() - began)
+        simulated.driver.ledger.close()
     return found
 
 

@@ -26,7 +26,8 @@ from ..cluster.programs import free_port
 from ..datasets.made.refer_kitti import Recipe, make
 from ..datasets.storage.store import Store
 from ..datasets.stream import stream
-from ..orchestration.spec.schema import read_spec
+from ..orchestration.search.driver import Driver
+from ..orchestration.spec.read import read_spec
 from ..trainables import coercion
 from ..trainables.ikun import task as ikun
 from ..trainables.training.checkpoints import Checkpoints
@@ -201,29 +202,33 @@ def _in_a_process(how: str, folder: str) -> str:
 
 def trials(folder: str, count: int = 4) -> list[float]:
     """Seconds of each trial of two workers."""
-    from ..orchestration.execution.resources import room
-    from ..orchestration.execution.tune import run_on_tune
-    from ..orchestration.ledger.ledger import Ledger
-    from ..orchestration.search.driver import Driver
-    from ..orchestration.spec.schema import make_spec
-    from ..search_spaces import toy
+    from ..orchestration.execution.tune import TuneBackend
+    from ..orchestration.spec.read import make_spec
+    from ..orchestration.sweep import open_sweep
 
     content: dict[str, Any] = {"name": "two", "trainable": "toy", "data": "none", "storage": folder, "tracking": "none"}
     content |= {"objective": {"metric": "loss", "mode": "min"}, "resources": {"workers": 2}, "fixed": {"epochs": 1}}
     spec = make_spec({**content, "search": {"trials": count, "sampler": "random", "pruner": "none"}})
-    ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
-    ledger.take_lease()
-    found = room(spec)
-    driver = Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=found.slots)
-    ends = [time.perf_counter()]
+    ends = Ends()
+    with open_sweep(spec) as sweep:
+        sweep.run(TuneBackend(lambda: None, lambda _: None), observers=[ends])
+    return [after - before for before, after in pairwise(ends.times_s)]
 
-    def ticked() -> None:
-        if sum(t.state.is_finished() for t in ledger.trials) == len(ends):
-            ends.append(time.perf_counter())
 
-    run_on_tune(driver, lambda: False, ticked)
-    ledger.close()
-    return [after - before for before, after in pairwise(ends)]
+class Ends:
+    """Observes when a sweep begins, and when each of its trials ends."""
+
+    def attached(self, driver: Driver) -> None:
+        """The sweep begins."""
+        self.ledger, self.times_s = driver.ledger, [time.perf_counter()]
+
+    def trial_changed(self, number: int) -> None:
+        """One trial runs at a time: ends come one by one."""
+        if sum(t.state.is_finished() for t in self.ledger.trials) == len(self.times_s):
+            self.times_s.append(time.perf_counter())
+
+    def ticked(self) -> None:
+        """Nothing to do."""
 
 
 def bare_fits(folder: str, loop: Callable[[], None], count: int = 4) -> list[float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import json
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..orchestration.ledger.ledger import Ledger
-from ..orchestration.search.driver import Driver, Verdict
-from ..orchestration.search.protocol import Assignment, Report
+from ..orchestration.search.driver import Driver
+from ..orchestration.search.protocol import Assignment, Report, Room, StopRequested, Verdict
 from ..orchestration.spec.schema import SweepSpec
 from ..orchestration.tracking.projector import Projector
-from ..search_spaces import ikun
 from ..trainables.training.checkpoints import FORMAT, MANIFEST
 
 START_S, EPOCH_S = 5.0, (60.0, 300.0)  # of a reused actor; an epoch's length, which differs from trial to trial
-TICK_S = 0.5  # how often the executor looks after budgets
+TICK_S = 0.5  # how often a backend looks after budgets
 PAUSE_S = 2.0  # how long the MLflow writer gathers changes
 
 
@@ -52,23 +49,28 @@ class Curves:
         return float(length_s), [float(v) for v in values]
 
 
-class Writer:
+class SimulatedTracker:
     """The MLflow writer, beside the driver: real requests, in a time of its own."""
 
-    def __init__(self, projector: Projector) -> None:
-        self.projector = projector
+    def __init__(self, projector: Projector, backend: SimulatedBackend) -> None:
+        self.projector, self._backend = projector, backend
         self.lags_s: list[float] = []
         self.seconds = 0.0
         self._waiting: dict[int, float] = {}  # trial -> since when MLflow is behind
         self._free_s = 0.0
 
-    def touch(self, number: int, now_s: float) -> None:
-        """A trial's record has changed."""
-        self._waiting.setdefault(number, now_s)
+    def attached(self, driver: Driver) -> None:
+        """Follows the driver."""
+        self.projector.live = lambda number: number in driver.live
+        self.projector.sweep("running")
 
-    def work(self, now_s: float) -> None:
+    def trial_changed(self, number: int) -> None:
+        """MLflow is behind from now on."""
+        self._waiting.setdefault(number, self._backend.now_s)
+
+    def ticked(self) -> None:
         """Sends what had gathered by now, if the writer is free."""
-        if not self._waiting or now_s < self._free_s + PAUSE_S:
+        if not self._waiting or self._backend.now_s < self._free_s + PAUSE_S:
             return
         self._free_s = max(self._free_s, min(self._waiting.values())) + PAUSE_S
         for number, since_s in sorted(self._waiting.items()):
@@ -81,64 +83,50 @@ class Writer:
         self._waiting.clear()
 
 
-class Simulation:
-    """One sweep on simulated slots. `run` takes it to its end."""
+class SimulatedBackend:
+    """Slots that are not there. `clock` is what the driver must be given as its own."""
 
-    def __init__(self, spec: SweepSpec, ledger: Ledger, slots: int, *, mlflow: bool) -> None:
-        self.spec, self.slots = spec, slots
+    def __init__(self, slots: int, curves: Curves) -> None:
+        self.slots, self.curves = slots, curves
         self.now_s = 0.0
         self.began_s = time.time()
-        self.driver = Driver(
-            spec,
-            ledger,
-            ikun.space,
-            posthoc=ikun.POSTHOC,
-            data=None,
-            fingerprint="none",
-            slots=slots,
-            gpus=1.0,
-            changed=self._changed,
-            clock=lambda: self.began_s + self.now_s,
-        )
-        self.writer: Writer | None = None
-        if mlflow and spec.tracking_uri is not None:
-            projector = Projector(spec.tracking_uri, ledger, self.driver.checkpoints)
-            projector.live = lambda number: number in self.driver.live
-            projector.sweep("running")
-            self.writer = Writer(projector)
-        self.curves = Curves(spec.search.seed)
         self.report_s: list[float] = []
         self.ask_s: list[float] = []
         self.tick_s = self.cpu_s = self.queued_s = 0.0
         self.finished: list[int] = []
         self.busy_s = 0.0  # slot-seconds in which a trial trained or started, while trials remained to be asked for
         self.asked_all_s: float | None = None
+        self.spans: list[tuple[float, float]] = []
         self._ends: list[tuple[float, int]] = []  # of epochs: when, which trial
         self._history: dict[int, list[dict[str, Any]]] = {}
         self._assigned: dict[int, tuple[Assignment, float, list[float]]] = {}
-        self.spans: list[tuple[float, float]] = []
 
-    def run(self) -> None:
+    def clock(self) -> float:
+        """Simulated seconds since 1970."""
+        return self.began_s + self.now_s
+
+    def room(self, spec: SweepSpec, stop_requested: StopRequested) -> Room:
+        """A GPU a slot."""
+        return Room(self.slots, gpus_per_worker=1.0)
+
+    def run(self, driver: Driver, stop_requested: StopRequested = lambda: False) -> None:
         """To the sweep's end."""
-        free = deque(range(self.slots))
+        free = self.slots
         ticked_s = 0.0
         while True:
-            while free:
-                if not self._start():
-                    break
-                free.popleft()
-                self._write()
+            while free and self._start(driver):
+                free -= 1
             if not self._ends:
                 break
             ready_s, number = heapq.heappop(self._ends)
             self.now_s = max(self.now_s, ready_s)
             if self.now_s - ticked_s >= TICK_S:
                 ticked_s = self.now_s
-                self._tick()
-            if self._report(number) is Verdict.END:
-                free.append(0)
-            self._write()
-        self.driver.budget.end()
+                self._look_after_budget(driver)
+            if self._report(driver, number) is Verdict.END:
+                free += 1
+            self._notify(driver)
+        driver.budget.end()
         until = self.asked_all_s if self.asked_all_s is not None else self.now_s
         self.busy_s = sum(max(0.0, min(end, until) - start) for start, end in self.spans)
 
@@ -152,35 +140,36 @@ class Simulation:
         into.append(time.perf_counter() - began)
         self.now_s += into[-1]
 
-    def _start(self) -> bool:
+    def _start(self, driver: Driver) -> bool:
         with self._timed(self.ask_s):
-            found = self.driver.next()
-        if not isinstance(found, Assignment):
+            action = driver.next_action()
+        if not isinstance(action, Assignment):
             self.ask_s.pop()
             self.asked_all_s = self.asked_all_s or self.now_s
             return False
-        length_s, values = self.curves.of(found.number, self.spec.epochs)
-        self._assigned[found.number] = (found, length_s, values)
-        self._history[found.number] = []
-        self._train(found.number, START_S + length_s)
+        length_s, values = self.curves.of(action.number, driver.epochs)
+        self._assigned[action.number] = (action, length_s, values)
+        self._history[action.number] = []
+        self._train(action.number, START_S + length_s)
+        self._notify(driver)
         return True
 
     def _train(self, number: int, seconds: float) -> None:
         self.spans.append((self.now_s, self.now_s + seconds))
         heapq.heappush(self._ends, (self.now_s + seconds, number))
 
-    def _report(self, number: int) -> Verdict:
+    def _report(self, driver: Driver, number: int) -> Verdict:
         assigned, length_s, values = self._assigned[number]
         history = self._history[number]
         epoch = len(history) + 1
-        at_ms = int((self.began_s + self.now_s) * 1000)
+        at_ms = int(self.clock() * 1000)
         metrics = {"hota": values[epoch - 1], "train_loss": 1 / epoch}
         history.append({"epoch": epoch, "time_ms": at_ms, "seconds": length_s, "metrics": metrics, "setting": {}})
-        final = epoch == self.spec.epochs
+        final = epoch == driver.epochs
         self._save(assigned, history, final)
         report = Report(number=number, attempt=assigned.attempt, entries=history[-1:], final=final)
         with self._timed(self.report_s):
-            verdict = self.driver.on_report(report)
+            verdict = driver.on_result(report)
         if verdict is Verdict.GO_ON:
             self._train(number, length_s)
         else:
@@ -194,17 +183,14 @@ class Simulation:
         folder.mkdir(parents=True)
         (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "history": history, "final": final}))
 
-    def _tick(self) -> None:
+    def _look_after_budget(self, driver: Driver) -> None:
         spent: list[float] = []
         with self._timed(spent):
-            self.driver.budget.beat()
-            self.driver.must_stop()
+            driver.budget.beat()
+            driver.must_stop()
         self.tick_s += spent[0]
 
-    def _changed(self, number: int) -> None:
-        if self.writer is not None:
-            self.writer.touch(number, self.now_s)
-
-    def _write(self) -> None:
-        if self.writer is not None:
-            self.writer.work(self.now_s)
+    @staticmethod
+    def _notify(driver: Driver) -> None:
+        for observer in driver.observers:
+            observer.ticked()

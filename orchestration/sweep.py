@@ -1,225 +1,245 @@
-"""Runs, resumes, stops and describes sweeps: brings spec, data, ledger, Ray, MLflow and a view together."""
+"""Opens a sweep, and runs, stops, syncs and describes it. Every command about sweeps starts at `open_sweep`."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..datasets.problems import InputError
-from ..datasets.storage.store import Store
 from ..trainables.training.checkpoints import Checkpoints
-from .cli.live_view import View
-from .cli.output import tell
+from .execution.backend import Backend
+from .execution.stopping import stop_requests
 from .ledger.ledger import Ledger
-from .ledger.status import state_of
-from .search.budget import SPENT
+from .ledger.records import SweepState
+from .ledger.status import status
+from .search.check import problems as search_problems
 from .search.driver import Driver
-from .search.protocol import STOP_MARK
-from .search.spaces import check_space, search_space
+from .search.protocol import STOP_MARK, Observer
+from .search.spaces import search_space
+from .spec.check import epochs_of, trainable_problems
 from .spec.data import prepare_data
-from .spec.locations import sqlite_path
-from .spec.schema import SweepSpec, differences, make_spec, override
-from .tracking.projector import Projector, Tracker
+from .spec.errors import StopRequestedError
+from .spec.locations import sweep_folder, trial_folder
+from .spec.read import differences, draft_spec, make_spec, override, settle
+from .spec.schema import SweepSpec
+from .tracking.projector import Projector
+from .tracking.tracker import Tracker
 
-log = logging.getLogger(__name__)
+STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
+STOP_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run of a driver ended."""
 
-    state: str  # finished, stopped, halted
-    cause: str | None  # of a halt, or the budget that is spent
-    bad_input: bool  # the halt is the input's or the disk's fault
-    behind: str | None  # why MLflow lacks something
-    ledger: Ledger
+    state: SweepState
+    cause: str | None = None  # of a halt, or the budget that is spent
+    bad_input: bool = False  # the halt is the input's or the disk's fault
+    mlflow_behind: str | None = None  # why MLflow lacks something
 
 
-def settle(spec: SweepSpec) -> SweepSpec:
-    """The spec with absolute places, so that it means the same from any folder."""
-    content = spec.as_json()
-    if not spec.storage.startswith("s3://"):
-        content["storage"] = str(Path(spec.storage).expanduser().absolute())
-    if spec.data != "none" and "://" not in spec.data and not spec.data.startswith("made:"):
-        content["data"] = str(Path(spec.data).expanduser().absolute())
-    for name in ("ledger", "tracking"):
-        path = sqlite_path(content[name]) if content[name] else None
-        if path is not None:
-            content[name] = f"sqlite:///{path}"
-    return make_spec(content)
+def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
+    """A spec from plain values: its fields, its trainable, its search. Raises InputError with every problem at once,
+    `where` first."""
+    draft = draft_spec(content)
+    if draft.spec is not None:
+        problems = trainable_problems(draft.spec)
+        draft.add(problems)
+        if not any(line.startswith("trainable") for line in problems):
+            draft.add(search_problems(draft.spec))
+    return draft.accepted(where)
 
 
-def run(
-    spec: SweepSpec,
-    connected: Callable[[], None],
-    *,
-    plain: bool | None = None,
-    retry_failed: bool = False,
-    resuming: bool = False,
-    begun: Callable[[], None] = lambda: None,
-) -> Outcome:
-    """Starts a sweep, or goes on with it. `connected` waits for Ray; `begun` is called once nothing can be refused any
-    more. Raises InputError before anything has started."""
-    from .execution import resources
+def open_sweep(spec: SweepSpec) -> Sweep:
+    """The sweep that a checked spec describes: the one that its ledger holds under its name, or a new one, which
+    nothing is written of before `run`.
 
+    Raises InputError with the differences where the ledger holds another spec under the name.
+    """
     spec = settle(spec)
-    module_space = search_space(spec.trainable)
-    check_space(spec, module_space.space)
-    stored = Ledger.find(spec.ledger_url, spec.name)
-    if stored is not None:
-        _compare(stored, spec)
-        stored.close()
-    data, mark = prepare_data(spec)
-    ledger = Ledger.create(spec.ledger_url, spec.name, [o.mode for o in spec.objectives], spec.as_json())
+    ledger = Ledger.find(spec.ledger_url, spec.name)
+    sweep = Sweep(spec, ledger)
     try:
-        ledger.take_lease()
-        _compare(ledger, spec)
-        _same_data(ledger, mark)
-        connected()
-        found = resources.wait_for_room(spec, tell)
-        driver = Driver(
-            spec,
-            ledger,
-            module_space.space,
-            posthoc=module_space.POSTHOC,
-            data=data,
-            fingerprint=mark,
-            slots=found.slots,
-            gpus=found.gpus_per_worker,
-        )
-        begun()
-        return _drive(driver, plain, retry_failed, resuming)
-    except BaseException:
-        ledger.close()
+        if ledger is not None:
+            _refuse_differences(ledger, spec)
+    except InputError:
+        sweep.close()
         raise
+    return sweep
 
 
-def _compare(ledger: Ledger, spec: SweepSpec) -> None:
-    changed = differences(ledger.attributes["spec"], spec.as_json())
+def find_sweep(ledger_url: str, name: str) -> Sweep:
+    """A sweep by name, with the spec it was started with. Raises UnknownSweepError."""
+    ledger = Ledger.open(ledger_url, name)
+    return Sweep(make_spec(ledger.record.spec), ledger)
+
+
+def _refuse_differences(ledger: Ledger, spec: SweepSpec) -> None:
+    changed = differences(ledger.record.spec, spec.as_json())
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
 
 
-def _same_data(ledger: Ledger, mark: str) -> None:
-    known = ledger.attributes.get("data")
-    if known is None:
-        ledger.set_attribute("data", mark)
-    elif known != mark:
-        raise InputError(f"the data has changed since sweep {ledger.sweep!r} began: it was {known}, it is {mark}")
+class Sweep:
+    """A sweep that is open: its spec, its ledger, and what can be done with them."""
+
+    def __init__(self, spec: SweepSpec, ledger: Ledger | None) -> None:
+        """`ledger` is None for a sweep that has not begun."""
+        self.spec = spec
+        self._ledger = ledger
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its record. Raises InputError for a sweep that has not begun."""
+        if self._ledger is None:
+            raise InputError(f"sweep {self.spec.name!r} has not begun")
+        return self._ledger
+
+    def close(self) -> None:
+        """Gives back the lease and the connections to its ledger."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def change(self, changes: Sequence[str]) -> None:
+        """Takes `a.b=value` changes of its spec and checks the whole of it. Raises InputError for what may not change
+        and with everything that is wrong."""
+        spec = check_spec(override(self.ledger.record.spec, changes))
+        _refuse_differences(self.ledger, spec)
+        self.spec = spec
+
+    def checkpoints(self, number: int) -> Checkpoints:
+        """A trial's checkpoints."""
+        return Checkpoints(trial_folder(self.spec, number))
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, in plain values."""
+        return status(self.ledger)
+
+    def run(
+        self,
+        backend: Backend,
+        *,
+        observers: Sequence[Observer] = (),
+        retry_failed: bool = False,
+        resuming: bool = False,
+        begun: Callable[[], None] = lambda: None,
+    ) -> Outcome:
+        """Runs it to its end, or continues it. `begun` is called once nothing can be refused any more.
+
+        `resuming` tries again what had halted it; `retry_failed` gives every failed trial a successor. Raises
+        InputError before any trial has started, LeaseTakenError while another driver runs it.
+        """
+        if self._ledger is not None:
+            self._ledger.refuse_if_driven()
+        space = search_space(self.spec.trainable)
+        data_uri, data_fingerprint = prepare_data(self.spec)
+        ledger = self._take_lease()
+        self._refuse_other_data(data_fingerprint)
+        with stop_requests(sweep_folder(self.spec)) as stop_requested:
+            try:
+                room = backend.room(self.spec, stop_requested)
+            except StopRequestedError:
+                ledger.update_sweep(state=SweepState.STOPPED)
+                return Outcome(SweepState.STOPPED)
+            tracker = self._tracker()
+            driver = Driver(
+                self.spec,
+                ledger,
+                space=space.space,
+                epochs=epochs_of(self.spec),
+                room=room,
+                posthoc=space.POSTHOC,
+                data_uri=data_uri,
+                data_fingerprint=data_fingerprint,
+                observers=[*([tracker] if tracker else []), *observers],
+            )
+            begun()
+            ledger.update_sweep(spec=self.spec.as_json(), state=SweepState.RUNNING, spent=None)
+            if resuming:
+                driver.forgive()
+            if retry_failed:
+                driver.retry_failed()
+            backend.run(driver, stop_requested)
+        driver.budget.end()
+        return self._finish(driver, tracker)
+
+    def _take_lease(self) -> Ledger:
+        if self._ledger is None:
+            modes = [o.mode for o in self.spec.objectives]
+            self._ledger = Ledger.create(self.spec.ledger_url, self.spec.name, modes, self.spec.as_json())
+        self._ledger.take_lease()
+        _refuse_differences(self._ledger, self.spec)  # another process may have made or changed it meanwhile
+        return self._ledger
+
+    def _refuse_other_data(self, fingerprint: str) -> None:
+        known = self.ledger.record.data_fingerprint
+        if known is None:
+            self.ledger.update_sweep(data_fingerprint=fingerprint)
+        elif known != fingerprint:
+            name = self.spec.name
+            raise InputError(f"the data has changed since sweep {name!r} began: it was {known}, it is {fingerprint}")
+
+    def _projector(self) -> Projector | None:
+        uri = self.spec.tracking_uri
+        return None if uri is None else Projector(uri, self.ledger, self.checkpoints)
+
+    def _tracker(self) -> Tracker | None:
+        projector = self._projector()
+        return Tracker(projector) if projector is not None else None
+
+    def _finish(self, driver: Driver, tracker: Tracker | None) -> Outcome:
+        ledger = self.ledger
+        state = _state_after(driver)
+        ledger.update_sweep(state=state)
+        behind = None
+        if tracker is not None and not tracker.finish(str(state)):
+            behind = tracker.problem
+        halted_with = ledger.record.halted_with if driver.halted else None
+        bad_input = halted_with is not None and halted_with.kind in ("bad_input", "disk_full")
+        return Outcome(state, driver.halted or ledger.record.spent, bad_input, behind)
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SweepState:
+        """Asks its trials to write a checkpoint and end; the state it comes to, RUNNING when its driver has not ended
+        in time. Raises InputError when it has no driver."""
+        ledger = self.ledger
+        if not ledger.has_driver():
+            raise InputError(f"sweep {ledger.sweep!r} is not running: it is {ledger.state}")
+        folder = sweep_folder(self.spec)
+        until = time.monotonic() + timeout_s
+        while ledger.has_driver() and time.monotonic() < until:
+            if not folder.exists(STOP_MARK):  # a driver that is just starting removes the mark once
+                folder.write(STOP_MARK, b"")
+            time.sleep(STOP_POLL_S)
+        ledger.refresh()
+        return ledger.state
+
+    def sync(self) -> dict[str, int]:
+        """Uploads anything that MLflow missed; counts of `trials` there and of `deleted` stray runs. Raises InputError
+        while a driver runs, which does so itself, and where the sweep has no MLflow."""
+        ledger = self.ledger
+        ledger.take_lease()
+        projector = self._projector()
+        if projector is None:
+            raise InputError("tracking: this sweep has none")
+        counts = projector.reconcile()
+        stored = ledger.record.state
+        projector.sweep(str(SweepState.STOPPED if stored is SweepState.RUNNING else stored))
+        return counts
 
 
-def _drive(driver: Driver, plain: bool | None, retry_failed: bool, resuming: bool) -> Outcome:
-    from .execution import tune as executor
-    from .execution.head_watch import watched_head
-
-    ledger, spec = driver.ledger, driver.spec
-    if ledger.attributes["spec"] != spec.as_json():
-        ledger.set_attribute("spec", spec.as_json())
-    ledger.set_attribute("state", "running")
-    if ledger.attributes.get(SPENT) is not None:
-        ledger.set_attribute(SPENT, None)
-    if resuming:
-        driver.forgive()
-    if retry_failed:
-        driver.retry_failed()
-    tracker = _tracker(driver)
-    with View(driver, plain=plain) as view, _asked_to_stop(spec) as stop_asked, watched_head(spec.name, tell):
-        executor.run_on_tune(driver, stop_asked, view.tick)
-    driver.budget.end()
-    state = _state_of(driver)
-    ledger.set_attribute("state", state)
-    behind = None
-    if tracker is not None and not tracker.finish(state):
-        behind = tracker.problem
-    kind = (ledger.attributes.get("halted_with") or {}).get("kind") if driver.halted else None
-    return Outcome(
-        state, driver.halted or ledger.attributes.get(SPENT), kind in ("bad_input", "disk_full"), behind, ledger
-    )
-
-
-def _tracker(driver: Driver) -> Tracker | None:
-    uri = driver.spec.tracking_uri
-    if uri is None:
-        return None
-    projector = Projector(uri, driver.ledger, driver.checkpoints)
-    projector.live = lambda number: number in driver.live
-    tracker = Tracker(projector)
-    driver.changed = tracker.touch
-    for trial in driver.ledger.trials:
-        tracker.touch(trial.number)
-    return tracker
-
-
-def _state_of(driver: Driver) -> str:
+def _state_after(driver: Driver) -> SweepState:
     if driver.halted:
-        return "halted"
-    if driver.ledger.running():
-        return "stopped"
-    return "finished" if driver.ledger.searched() >= driver.spec.planned_trials else "stopped"
-
-
-@contextlib.contextmanager
-def _asked_to_stop(spec: SweepSpec) -> Iterator[Callable[[], bool]]:
-    """Yields whether Ctrl-C, SIGTERM or `sweep stop` has asked for an end. A second Ctrl-C ends at once. Nobody waits
-    for the answer, not even while the storage is away."""
-    from .execution.attempt import StopWatch
-
-    asked = threading.Event()
-    folder = Store(spec.storage).child(spec.name)
-    folder.delete(STOP_MARK)  # an earlier request
-    watch = StopWatch(folder.uri)
-
-    def on_signal(number: int, _: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    on_main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if on_main else {}
-    try:
-        yield lambda: asked.is_set() or watch()
-    finally:
-        watch.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def stored_spec(ledger: Ledger, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The spec a sweep was started with, with `a.b=value` overrides."""
-    return make_spec(override(ledger.attributes["spec"], overrides))
-
-
-def stop(ledger: Ledger, wait_s: float = 90.0) -> str:
-    """Asks a sweep's trials to write a checkpoint and end; the state it comes to. Raises InputError when it has no
-    driver."""
-    if not ledger.has_driver():
-        raise InputError(f"sweep {ledger.sweep!r} is not running: it is {state_of(ledger)}")
-    spec = stored_spec(ledger)
-    Store(spec.storage).child(spec.name).write(STOP_MARK, b"")
-    until = time.monotonic() + wait_s
-    while ledger.has_driver() and time.monotonic() < until:
-        time.sleep(0.5)
-    ledger.refresh()
-    return state_of(ledger)
-
-
-def sync(ledger: Ledger) -> dict[str, int]:
-    """Sends MLflow all that it lacks. Raises InputError while a driver runs, which does so itself."""
-    ledger.take_lease()
-    spec = stored_spec(ledger)
-    if spec.tracking_uri is None:
-        raise InputError("tracking: this sweep has none")
-    store = Store(spec.storage).child(spec.name)
-    projector = Projector(spec.tracking_uri, ledger, lambda number: Checkpoints(store.child(str(number))))
-    counts = projector.reconcile()
-    state = state_of(ledger) if ledger.attributes.get("state") != "running" else "stopped"
-    projector.sweep(state)
-    return counts
+        return SweepState.HALTED
+    if driver.ledger.running() or driver.ledger.searched() < driver.spec.planned_trials:
+        return SweepState.STOPPED
+    return SweepState.FINISHED

@@ -17,7 +17,7 @@ from ..trainables.training.checkpoints import Checkpoints
 from ..trainables.training.config import config_hash
 from ..trainables.training.loop import NonFiniteError, Stopped, Training
 from .cli.output import WorkFailedError
-from .spec.schema import override
+from .spec.read import override
 
 
 def train_once(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
+from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.ledger.records import TrialRecord
 from refsweep.orchestration.search.driver import Driver
-from refsweep.orchestration.spec.schema import make_spec
+from refsweep.orchestration.search.protocol import Room
+from refsweep.orchestration.search.sampling import ask, make_sampler
+from refsweep.orchestration.spec.check import epochs_of
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.search_spaces import toy
 
 
@@ -19,6 +27,48 @@ def tree(root: Path) -> dict[str, bytes]:
 def frame_paths(root: Path) -> list[str]:
     """Paths of the frames of a Refer-KITTI data set in single files."""
     return [str(p.relative_to(root)) for p in sorted((root / "KITTI/training/image_02").rglob("*.png"))]
+
+
+def new_ledger(spec: SweepSpec) -> Ledger:
+    """The ledger of a spec's sweep, made if it is new, with its lease."""
+    ledger = Ledger.create(spec.ledger_url, spec.name, [o.mode for o in spec.objectives], spec.as_json())
+    ledger.take_lease()
+    return ledger
+
+
+def driver_of(spec: SweepSpec, ledger: Ledger | None = None, room: Room = Room(1), **options: Any) -> Driver:  # noqa: B008
+    """A driver of toy trials."""
+    return Driver(
+        spec,
+        ledger or new_ledger(spec),
+        space=toy.space,
+        epochs=epochs_of(spec),
+        room=room,
+        posthoc=toy.POSTHOC,
+        **options,
+    )
+
+
+def run_inline(spec: SweepSpec) -> Ledger:
+    """Runs a sweep of toy trials in this process, without Ray; its ledger, open."""
+    driver = driver_of(spec)
+    InlineBackend().run(driver)
+    return driver.ledger
+
+
+def facts(ledger: Ledger) -> list[Any]:
+    """All that was decided and measured in a sweep."""
+    return [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in ledger.trials]
+
+
+def asked(
+    ledger: Ledger, space: Callable[[Any], dict[str, Any]], sampler: str = "random", startup: int | None = None
+) -> FrozenTrial:
+    """The next trial of a ledger, as a driver would ask for it."""
+    chosen = make_sampler(sampler, 0, len(ledger.trials), startup=startup, slots=1, grid=None)
+    template, fields = ask(ledger.directions, ledger.trials, chosen, space)
+    template.user_attrs = TrialRecord(config=fields, data_fingerprint="f00d").as_attributes()
+    return ledger.create_trial(template)
 
 
 def toy_driver(folder: Path, *, slots: int = 2, **search: Any) -> Driver:
@@ -34,6 +84,4 @@ def toy_driver(folder: Path, *, slots: int = 2, **search: Any) -> Driver:
             "fixed": {"epochs": 4},
         }
     )
-    ledger = Ledger.create(spec.ledger_url, "s", ["min"], spec.as_json())
-    ledger.take_lease()
-    return Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=slots)
+    return driver_of(spec, room=Room(slots))

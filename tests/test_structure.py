@@ -60,6 +60,57 @@ def test_a_room_imports_only_what_it_may(room: str):
     assert not wrong, "\n".join(wrong)
 
 
+# Each room of `orchestration` imports only rooms to its right, and itself; `verbs` are its flat files.
+ORCHESTRATION = ("cli", "verbs", "jobs", "execution", "search", "registry", "tracking", "ledger", "spec")
+
+
+def room_of(module: str) -> str | None:
+    """The room of `orchestration` that a module lies in."""
+    parts = module.split(".")
+    if parts[:2] != ["refsweep", "orchestration"] or len(parts) < 3:
+        return None
+    return parts[2] if (ROOT / "orchestration" / parts[2]).is_dir() else "verbs"
+
+
+def test_rooms_of_orchestration_import_only_rooms_to_their_right():
+    wrong = []
+    for path in sources("orchestration"):
+        own = room_of(".".join(("refsweep", *path.relative_to(ROOT).with_suffix("").parts)))
+        assert own in ORCHESTRATION, f"{path.relative_to(ROOT)} is in no known room"
+        for line, name in imports(path):
+            room = room_of(name)
+            if room is not None and ORCHESTRATION.index(room) < ORCHESTRATION.index(own):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {own} imports {name}, of {room}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    files = {".".join(("refsweep", *p.relative_to(ROOT).with_suffix("").parts)): p for r in ROOMS for p in sources(r)}
+
+    def module(name: str) -> str | None:
+        return next((n for n in (name, name.rpartition(".")[0]) if n in files), None)
+
+    arrows = {name: {m for _, i in imports(path) if (m := module(i)) and m != name} for name, path in files.items()}
+    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+        for leaf in leaves:
+            del arrows[leaf]
+    assert not arrows, f"these import each other, or what does: {', '.join(sorted(arrows))}"
+
+
+def test_files_and_functions_stay_small():
+    long = []
+    for path in (p for room in ROOMS for p in sources(room)):
+        text = path.read_text()
+        if text.count("\n") > 300:
+            long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > 60:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {lines} lines")
+    assert not long, "\n".join(long)
+
+
 def test_the_import_reader_sees_relative_and_absolute_imports(tmp_path: Path):
     names = {name for _, name in imports(ROOT / "datasets" / "made" / "refer_kitti.py")}
     assert "refsweep.datasets.layouts.kitti" in names

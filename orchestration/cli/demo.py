@@ -12,14 +12,16 @@ import refsweep
 from ...datasets.layouts.refer_kitti import ReferKitti, normalise
 from ...datasets.storage.store import Store
 from ...trainables.ikun.baselines import KINDS
-from .. import sweep
 from ..evaluate import evaluate, track
 from ..execution.ray_start import ray_in_background
+from ..execution.tune import TuneBackend
 from ..ledger.ledger import Ledger
-from ..ledger.status import status
+from ..ledger.records import SweepState
 from ..registry.registry import Registry
 from ..spec.data import data_of
-from ..spec.schema import make_spec, read_spec
+from ..spec.read import read_spec
+from ..sweep import check_spec, open_sweep
+from .live_view import progress_view
 from .output import WorkFailedError
 
 
@@ -34,22 +36,23 @@ def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) ->
 
     content = read_spec(str(Path(str(refsweep.__file__)).parent / "examples" / "ikun.yaml"))
     said("making driving scenes, and starting Ray beside it")
-    with ray_in_background() as connected:
-        spec = sweep.settle(make_spec({**content, "storage": str(Path(folder).absolute())}))
+    with ray_in_background() as connected, progress_view(plain=plain) as view:
+        sweep = open_sweep(check_spec({**content, "storage": str(Path(folder).absolute())}))
+        spec = sweep.spec
         data = data_of(spec)
         assert data is not None
         source = ReferKitti(Store(data))
         videos = {split: len(names) for split, names in source.splits.items()}
         done("data", f"{sum(videos.values())} videos at {data} ({', '.join(f'{n} {s}' for s, n in videos.items())})")
-        outcome = sweep.run(spec, connected, plain=plain)
-    found = status(outcome.ledger)
-    if outcome.state != "finished" or found["best"] is None:
+        outcome = sweep.run(TuneBackend(connected, said), observers=[view])
+    found = sweep.status()
+    if outcome.state is not SweepState.FINISHED or found["best"] is None:
         raise WorkFailedError(f"the sweep is {outcome.state}: run the demo again to go on")
     pruned = sum(t["state"] == "PRUNED" for t in found["trials"])
     best = found["trials"][found["best"]]
     trials = f"{len(found['trials'])} trials, {pruned} pruned"
     done("sweep", f"{trials}; validation HOTA {best['value']:.1f} in trial {best['number']}")
-    promoted, figures = _promote(spec, outcome.ledger, data)
+    promoted, figures = _promote(spec, sweep.ledger, data)
     done("promotion", f"{promoted['model']} version {promoted['version']} is champion")
     done(
         "test videos",
@@ -61,7 +64,7 @@ def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) ->
     package, _ = registry.fetch("ikun", Path(folder) / "champion")
     tracked = track(package, data, video, expressions, out)
     done("video", f"{' and '.join(expressions)} in video {video}")
-    outcome.ledger.close()
+    sweep.close()
     return {
         "steps": steps,
         "trials": found["trials"],

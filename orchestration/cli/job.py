@@ -34,24 +34,30 @@ def main() -> None:
 def drive(job: dict[str, Any]) -> None:
     """Runs the job's sweep to its end. Raises InputError and WorkFailedError as commands do."""
     from ...datasets.problems import InputError
-    from .. import sweep
     from ..execution.ray_start import ray_in_background
+    from ..execution.tune import TuneBackend
     from ..jobs.hosts import check_hosts, password_hint
-    from ..spec.schema import make_spec
+    from ..ledger.database import LedgerUnavailableError
+    from ..sweep import check_spec, open_sweep
+    from .live_view import progress_view
+    from .output import tell
     from .sweep import report
 
-    spec = make_spec(job["spec"])
+    spec = check_spec(job["spec"])
     with ray_in_background() as connected:
         connected()
         check_hosts(spec, job["versions"], job["needs"])
         try:
-            outcome = sweep.run(spec, connected, plain=True, begun=lambda: print(BEGUN, flush=True))
-        except InputError as error:
-            hint = password_hint(spec.ledger_url) if "the ledger can't be opened" in str(error) else None
+            sweep = open_sweep(spec)
+            with progress_view(plain=True) as view:
+                backend = TuneBackend(connected, tell)
+                outcome = sweep.run(backend, observers=[view], begun=lambda: print(BEGUN, flush=True))
+        except LedgerUnavailableError as error:
+            hint = password_hint(spec.ledger_url)
             if hint is None:
                 raise
             raise InputError(f"{error}\n{hint}") from error
-    report(outcome, as_json=False)
+    report(sweep, outcome, as_json=False)
 
 
 if __name__ == "__main__":

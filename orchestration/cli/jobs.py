@@ -48,9 +48,10 @@ def submit(
     """
     from ..jobs.client import WHO_RESTARTS, Jobs
     from ..spec.credentials import names_needed, plain_settings
-    from ..spec.schema import make_spec, read_spec
+    from ..spec.read import read_spec
+    from ..sweep import check_spec
 
-    wanted = make_spec(read_spec(spec, sets or ()), spec)
+    wanted = check_spec(read_spec(spec, sets or ()), spec)
     settings, names = plain_settings(env or ()), names_needed(needs or ())
     jobs = Jobs(cluster, insecure=insecure)
     job = jobs.submit(wanted, needs=names, settings=settings, install=install)

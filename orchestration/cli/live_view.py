@@ -1,183 +1,191 @@
-"""What a person sees of a sweep: a live table, plain lines where there is no terminal, a summary."""
+"""What a person sees of a running sweep: a live table, or a line for each event where there is no terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ..ledger.ledger import Ledger, failures_of
+from ..ledger.records import TrialRecord
 from ..search.budget import duration, lines, outlook
 from ..search.driver import Driver
+from ..search.protocol import Observer
 
 ROWS = 24  # of the live table; the newest trials
+DRAW_POLL_S, BUDGET_POLL_S = 0.25, 5.0
 _COLOUR = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 
 
-class View:
-    """Shows a driver's progress. `tick` may be called as often as one likes."""
+@contextlib.contextmanager
+def progress_view(*, plain: bool | None = None) -> Iterator[Observer]:
+    """An observer that shows a sweep's progress on stderr: stdout is for results. `plain` is for lines; None for lines
+    where stderr is no terminal."""
+    console = Console(stderr=True)
+    if plain if plain is not None else not sys.stderr.isatty():
+        view = EventLines(console)
+        yield view
+        view.ticked()
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield ProgressTable(live)
 
-    def __init__(self, driver: Driver, *, plain: bool | None = None) -> None:
-        self.driver = driver
-        # messages go to stderr: stdout is for results
-        self._console = Console(stderr=True)
-        self._live: Live | None = None
-        if not (plain if plain is not None else not sys.stderr.isatty()):
-            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._seen: dict[int, tuple[str, int, int]] = {}  # state, epoch, failed attempts
-        self._began: dict[tuple[int, int], tuple[float, int]] = {}  # attempt -> when, epochs it had
-        self._drawn_s = self._counted_s = 0.0
-        self._budget: list[str] = []
+
+def _values(driver: Driver, trial: FrozenTrial) -> list[tuple[str, str]]:
+    """Objectives and their values so far, in words."""
+    values = trial.values or [v for _, v in sorted(trial.intermediate_values.items())[-1:]]
+    names = [o.metric for o in driver.spec.objectives]
+    return [(n, f"{v:.4g}") for n, v in zip(names, values, strict=False)]
+
+
+def _waiting_for(driver: Driver) -> str | None:
+    return None if driver.room.slots else f"waiting for nodes: {driver.room.arithmetic}"
+
+
+class EventLines:
+    """A line for each epoch, failed attempt and end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._driver: Driver | None = None
+        self._shown: dict[int, tuple[str, int, int]] = {}  # state, epoch, failed attempts
         self._unsettled: set[int] = set()  # trials whose end was not yet shown
         self._known = 0
         self._waited_for: str | None = None
-        self._start_s = time.monotonic()
-        self._done_before = sum(t.state.is_finished() for t in driver.ledger.trials)
 
-    def __enter__(self) -> View:
-        if self._live is not None:
-            self._live.start()
-        return self
+    def attached(self, driver: Driver) -> None:
+        """Shows what was known before as it changes."""
+        self._driver = driver
 
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-        else:
-            self.tick()
+    def trial_changed(self, number: int) -> None:
+        """Shown at the next tick."""
+        self._unsettled.add(number)
 
-    def tick(self) -> None:
+    def ticked(self) -> None:
         """Shows what is new."""
-        for number, attempt in self.driver.live.items():
-            epochs = len(self.driver.ledger.reported(number))
-            self._began.setdefault((number, attempt), (time.monotonic(), epochs))
-        if self._live is None:
-            self._lines()
-        elif time.monotonic() - self._drawn_s > 0.25:
-            self._drawn_s = time.monotonic()
-            self._live.update(self._table())
-
-    def _lines(self) -> None:
-        if self.driver.waits_for != self._waited_for:
-            self._waited_for = self.driver.waits_for
-            self._say(_waits(self.driver) or "nodes are back")
-        trials = self.driver.ledger.trials
+        driver = self._driver
+        if driver is None:
+            return
+        waiting = _waiting_for(driver)
+        if waiting != self._waited_for:
+            self._waited_for = waiting
+            self._print(waiting or "nodes are back")
+        trials = driver.ledger.trials
         self._unsettled.update(range(self._known, len(trials)))
         self._known = len(trials)
         for trial in [trials[number] for number in sorted(self._unsettled)]:
             if trial.state.is_finished():
                 self._unsettled.discard(trial.number)
-            epoch = max(self.driver.ledger.reported(trial.number), default=0)
-            failed = failures_of(trial)
-            before = self._seen.get(trial.number)
-            self._seen[trial.number] = (trial.state.name, epoch, len(failed))
-            if before == self._seen[trial.number]:
-                continue
-            if len(failed) > (before or ("", 0, 0))[2] and not trial.state.is_finished():
-                self._say(f"trial {trial.number}", f"attempt {failed[-1]['attempt']}", failed[-1]["message"][:200])
-            best = self.driver.ledger.best()
-            cells = [f"trial {trial.number}", trial.state.name.lower(), f"epoch {epoch}/{self.driver.spec.epochs}"]
-            cells += [f"{name} {value}" for name, value in self._values(trial)]
-            if best is not None and best.values:
-                cells.append(f"best {best.values[0]:.4g} (trial {best.number})")
-            if "cause" in trial.user_attrs:
-                cells.append(str(trial.user_attrs["cause"])[:160])
-            self._say(*cells)
+            self._show(driver, trial)
 
-    def _say(self, *cells: str) -> None:
+    def _show(self, driver: Driver, trial: FrozenTrial) -> None:
+        epoch = max(driver.ledger.reported(trial.number), default=0)
+        record = TrialRecord.of(trial)
+        before = self._shown.get(trial.number)
+        self._shown[trial.number] = (trial.state.name, epoch, len(record.failures))
+        if before == self._shown[trial.number]:
+            return
+        if len(record.failures) > (before or ("", 0, 0))[2] and not trial.state.is_finished():
+            last = record.failures[-1]
+            self._print(f"trial {trial.number}", f"attempt {last.attempt}", last.failure.message[:200])
+        best = driver.ledger.best()
+        cells = [f"trial {trial.number}", trial.state.name.lower(), f"epoch {epoch}/{driver.epochs}"]
+        cells += [f"{name} {value}" for name, value in _values(driver, trial)]
+        if best is not None and best.values:
+            cells.append(f"best {best.values[0]:.4g} (trial {best.number})")
+        if record.cause is not None:
+            cells.append(record.cause[:160])
+        self._print(*cells)
+
+    def _print(self, *cells: str) -> None:
         self._console.print("  ".join(cells), highlight=False, soft_wrap=True, markup=False)
 
-    def _values(self, trial: FrozenTrial) -> list[tuple[str, str]]:
-        values = trial.values or [v for _, v in sorted(trial.intermediate_values.items())[-1:]]
-        names = [o.metric for o in self.driver.spec.objectives]
-        return [(n, f"{v:.4g}") for n, v in zip(names, values, strict=False)]
 
-    def _table(self) -> Table:
-        driver, ledger = self.driver, self.driver.ledger
+class ProgressTable:
+    """A table of the newest trials, drawn again and again."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._driver: Driver | None = None
+        self._began: dict[tuple[int, int], tuple[float, int]] = {}  # attempt -> when, epochs it had
+        self._drawn_s = self._counted_s = 0.0
+        self._budget: list[str] = []
+        self._start_s = time.monotonic()
+        self._done_before = 0
+
+    def attached(self, driver: Driver) -> None:
+        """Forecasts count from here."""
+        self._driver = driver
+        self._start_s = time.monotonic()
+        self._done_before = sum(t.state.is_finished() for t in driver.ledger.trials)
+
+    def trial_changed(self, number: int) -> None:
+        """Drawn at the next tick."""
+
+    def ticked(self) -> None:
+        """Draws what is new."""
+        driver = self._driver
+        if driver is None:
+            return
+        for number, attempt in driver.live.items():
+            epochs = len(driver.ledger.reported(number))
+            self._began.setdefault((number, attempt), (time.monotonic(), epochs))
+        if time.monotonic() - self._drawn_s > DRAW_POLL_S:
+            self._drawn_s = time.monotonic()
+            self._live.update(self._table(driver))
+
+    def _table(self, driver: Driver) -> Table:
+        ledger = driver.ledger
         best = ledger.best()
         done = sum(t.state.is_finished() for t in ledger.trials)
         planned = max(driver.spec.planned_trials, len(ledger.trials))
-        title = f"{driver.spec.name}: {done} of {planned} trials, {self._eta(done)}"
-        said = [_waits(driver), *self._budget_lines(), driver.halted]
-        caption = "\n".join(line for line in said if line)
+        title = f"{driver.spec.name}: {done} of {planned} trials, {self._eta(driver, done)}"
+        below = [_waiting_for(driver), *self._budget_lines(driver), driver.halted]
+        caption = "\n".join(line for line in below if line)
         table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
         for name in ("trial", "state", "epoch", *(o.metric for o in driver.spec.objectives), "best", "ETA"):
             table.add_column(name, justify="left" if name == "state" else "right")
         for trial in ledger.trials[-ROWS:]:
             epoch = max(ledger.reported(trial.number), default=0)
-            values = [v for _, v in self._values(trial)] or [""]
+            values = [v for _, v in _values(driver, trial)] or [""]
             state = trial.state.name
             if trial.state == TrialState.RUNNING and trial.number not in driver.live:
                 state = "WAITING"
             table.add_row(
                 str(trial.number),
                 f"[{_COLOUR.get(state, 'white')}]{state.lower()}",
-                f"{epoch}/{driver.spec.epochs}",
+                f"{epoch}/{driver.epochs}",
                 *values,
                 "*" if best is not None and best.number == trial.number else "",
-                self._trial_eta(trial.number, epoch),
+                self._trial_eta(driver, trial.number, epoch),
             )
         return table
 
-    def _budget_lines(self) -> list[str]:
+    def _budget_lines(self, driver: Driver) -> list[str]:
         """Counted now and then: it takes all trials."""
-        if not self._budget or time.monotonic() - self._counted_s > 5:
+        if not self._budget or time.monotonic() - self._counted_s > BUDGET_POLL_S:
             self._counted_s = time.monotonic()
-            self._budget = lines(outlook(self.driver.ledger, self.driver.budget.clock()))
+            self._budget = lines(outlook(driver.ledger, driver.budget.clock()))
         return self._budget
 
-    def _trial_eta(self, number: int, epoch: int) -> str:
-        attempt = self.driver.live.get(number)
+    def _trial_eta(self, driver: Driver, number: int, epoch: int) -> str:
+        attempt = driver.live.get(number)
         began = self._began.get((number, attempt)) if attempt is not None else None
         if began is None:
             return ""
         since, had = began
         if epoch <= had:
             return "..."
-        return duration((time.monotonic() - since) / (epoch - had) * (self.driver.spec.epochs - epoch))
+        return duration((time.monotonic() - since) / (epoch - had) * (driver.epochs - epoch))
 
-    def _eta(self, done: int) -> str:
+    def _eta(self, driver: Driver, done: int) -> str:
         new = done - self._done_before
         if not new:
             return "starting"
-        left = self.driver.spec.planned_trials - done
+        left = driver.spec.planned_trials - done
         return f"{duration((time.monotonic() - self._start_s) / new * max(left, 0))} left"
-
-
-def _waits(driver: Driver) -> str | None:
-    return f"waits for nodes: {driver.waits_for}" if driver.waits_for else None
-
-
-def summary(ledger: Ledger, spec: Mapping[str, Any], state: str) -> Table:
-    """What a sweep came to."""
-    counts = Counter(t.state.name.lower() for t in ledger.trials)
-    said = ", ".join(f"{counts[s]} {s}" for s in ("complete", "pruned", "fail", "running") if counts[s])
-    table = Table(title=f"sweep {ledger.sweep}: {state} ({said})", title_justify="left")
-    objectives = spec["objective"] if isinstance(spec["objective"], list) else [spec["objective"]]
-    names = sorted({n for t in ledger.trials for n in t.params})
-    for name in ("trial", "state", "epochs", *(o["metric"] for o in objectives), *names[:6]):
-        table.add_column(name, justify="left" if name == "state" else "right")
-    best = ledger.best()
-    for trial in ledger.trials:
-        values = trial.values or [None] * len(objectives)
-        mark = "*" if best is not None and best.number == trial.number else ""
-        table.add_row(
-            f"{mark}{trial.number}",
-            trial.state.name.lower(),
-            str(max(ledger.reported(trial.number), default=0)),
-            *("" if v is None else f"{v:.4g}" for v in values),
-            *(_short(trial.params.get(n)) for n in names[:6]),
-        )
-    return table
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ import typer
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
-from .output import Json, Storage, open_ledger, show, table, tell
+from .output import Json, Storage, ledger_url, show, table, tell
 
 if TYPE_CHECKING:
     from ...trainables.training.package import Package
@@ -79,14 +79,13 @@ def promote(
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
     from ..registry.registry import Registry
     from ..spec.data import data_of
-    from ..sweep import stored_spec
+    from ..sweep import find_sweep
 
-    record = open_ledger(sweep, storage, ledger)
-    spec = stored_spec(record)
-    if spec.tracking_uri is None:
-        raise InputError("tracking: this sweep has none, and models are registered in MLflow")
-    found = Registry(spec.tracking_uri).promote(spec, record, data_of(spec), trial)
-    record.close()
+    with find_sweep(ledger_url(storage, ledger), sweep) as opened:
+        spec = opened.spec
+        if spec.tracking_uri is None:
+            raise InputError("tracking: this sweep has none, and models are registered in MLflow")
+        found = Registry(spec.tracking_uri).promote(spec, opened.ledger, data_of(spec), trial)
     was = f", in place of version {found['replaced']}" if found["replaced"] else ""
     show(found, as_json, f"{found['model']} version {found['version']} (trial {found['trial']}) is champion{was}")
 

@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...datasets.problems import InputError
-from . import jobs as cli_jobs
+from ..spec.errors import WorkFailedError
+from . import jobs
 from .jobs import Cluster, Insecure
-from .output import Json, Name, Sets, Storage, WorkFailedError, ledger_url, open_ledger, say, show, table
+from .output import Json, Name, Sets, Storage, ledger_url, say, show, table, tell
 
 if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
-    from ..sweep import Outcome
+    from ..sweep import Outcome, Sweep
 
 app = typer.Typer(no_args_is_help=True, help="Run, watch, resume and stop sweeps.")
-app.command("submit")(cli_jobs.submit)
-app.command("logs")(cli_jobs.logs)
+app.command("submit")(jobs.submit)
+app.command("logs")(jobs.logs)
 
-Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of the live table.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")]
 LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Default: <storage>/ledger.db.")]
 
 
 @contextlib.contextmanager
-def _heard_at_once() -> Iterator[None]:
-    """Says what is wrong with the input before what has started in the background is ended."""
+def _problems_first() -> Iterator[None]:
+    """Prints what is wrong with the input before what has started in the background is ended, which takes seconds."""
     try:
         yield
     except InputError as error:
@@ -37,22 +38,26 @@ def _heard_at_once() -> Iterator[None]:
 
 @app.command("run")
 def sweep_run(spec: str, sets: Sets = None, plain: Plain = False, as_json: Json = False) -> None:
-    """Run a sweep; go on with it if it has begun."""
+    """Run a sweep. A sweep that has begun is continued."""
     from ..execution.ray_start import ray_in_background
-    from ..spec.schema import make_spec, read_spec
+    from ..spec.read import read_spec
 
     content = read_spec(spec, sets or ())
-    with ray_in_background() as connected, _heard_at_once():
-        from .. import sweep
+    with ray_in_background() as connected, _problems_first():
+        from ..execution.tune import TuneBackend
+        from ..sweep import check_spec, open_sweep
+        from .live_view import progress_view
 
-        outcome = sweep.run(make_spec(content, spec), connected, plain=plain or None)
-    report(outcome, as_json)
+        sweep = open_sweep(check_spec(content, spec))
+        with closing_on_error(sweep), progress_view(plain=plain or None) as view:
+            outcome = sweep.run(TuneBackend(connected, tell), observers=[view])
+    report(sweep, outcome, as_json)
 
 
 @app.command("resume")
 def sweep_resume(
     name: Name,
-    trials: Annotated[int | None, typer.Option(help="Extend to so many trials.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Extend the sweep to this many trials.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try failed trials again, from their checkpoints.")] = False,
     sets: Sets = None,
     plain: Plain = False,
@@ -60,19 +65,32 @@ def sweep_resume(
     ledger: LedgerUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a sweep after anything: a crash, a stop, a changed mind about the number of trials."""
+    """Continue a sweep after a crash or a stop, or with more trials."""
     from ..execution.ray_start import ray_in_background
+    from ..sweep import find_sweep
 
-    record = open_ledger(name, storage, ledger)
-    record.refuse_if_driven()
+    sweep = find_sweep(ledger_url(storage, ledger), name)
+    sweep.ledger.refuse_if_driven()
     more = [f"search.trials={trials}"] if trials is not None else []
-    with ray_in_background() as connected, _heard_at_once():
-        from .. import sweep
+    with ray_in_background() as connected, _problems_first():
+        from ..execution.tune import TuneBackend
+        from .live_view import progress_view
 
-        spec = sweep.stored_spec(record, [*(sets or ()), *more])
-        record.close()
-        outcome = sweep.run(spec, connected, plain=plain or None, retry_failed=retry_failed, resuming=True)
-    report(outcome, as_json)
+        with closing_on_error(sweep), progress_view(plain=plain or None) as view:
+            sweep.change([*(sets or ()), *more])
+            backend = TuneBackend(connected, tell)
+            outcome = sweep.run(backend, observers=[view], retry_failed=retry_failed, resuming=True)
+    report(sweep, outcome, as_json)
+
+
+@contextlib.contextmanager
+def closing_on_error(sweep: Sweep) -> Iterator[None]:
+    """Gives a sweep's lease back when the body fails."""
+    try:
+        yield
+    except BaseException:
+        sweep.close()
+        raise
 
 
 @app.command("status")
@@ -84,18 +102,18 @@ def sweep_status(
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
-    """Say how a sweep stands, what it has used and what it will."""
+    """Show a sweep's trials, what it has used and what is left to do."""
     if cluster is not None:
-        cli_jobs.status(name, cluster, insecure, as_json)
+        jobs.status(name, cluster, insecure, as_json)
         return
-    from ..ledger.status import status
     from ..search.budget import lines
-    from .live_view import summary
+    from ..sweep import find_sweep
+    from .summary import summary
 
-    record = open_ledger(name, storage, ledger)
-    found = status(record)
-    shown = summary(record, record.attributes["spec"], found["state"])
-    show(found, as_json, shown, *lines(found["budget"]), *_halt_lines(record))
+    with find_sweep(ledger_url(storage, ledger), name) as sweep:
+        content = sweep.status()
+        shown = summary(sweep.ledger, content["state"])
+        show(content, as_json, shown, *lines(content["budget"]), *_why_it_ended(sweep.ledger))
 
 
 @app.command("list")
@@ -108,12 +126,12 @@ def sweep_list(
 ) -> None:
     """List the sweeps of a ledger, or the jobs of a cluster."""
     if cluster is not None:
-        cli_jobs.list_jobs(cluster, insecure, as_json)
+        jobs.list_jobs(cluster, insecure, as_json)
         return
     from ..ledger.status import list_sweeps
 
-    found = list_sweeps(ledger_url(storage, ledger))
-    show({"sweeps": found}, as_json, table("sweeps", found))
+    rows = list_sweeps(ledger_url(storage, ledger))
+    show({"sweeps": rows}, as_json, table("sweeps", rows))
 
 
 @app.command("stop")
@@ -127,13 +145,14 @@ def sweep_stop(
 ) -> None:
     """Ask a running sweep to write checkpoints and stop."""
     if cluster is not None:
-        cli_jobs.stop(name, cluster, insecure, as_json)
+        jobs.stop(name, cluster, insecure, as_json)
         return
-    from .. import sweep
+    from ..sweep import find_sweep
 
-    state = sweep.stop(open_ledger(name, storage, ledger))
-    show({"name": name, "state": state}, as_json, f"sweep {name}: {state}")
-    if state == "running":
+    with find_sweep(ledger_url(storage, ledger), name) as sweep:
+        state = sweep.stop()
+    show({"name": name, "state": str(state)}, as_json, f"sweep {name}: {state}")
+    if not state.is_final:
         raise WorkFailedError(f"sweep {name} has not stopped yet")
 
 
@@ -141,18 +160,16 @@ def sweep_stop(
 def sweep_sync(
     name: Name, storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False
 ) -> None:
-    """Send MLflow all that it lacks of a sweep; nothing twice."""
-    from .. import sweep
+    """Upload anything MLflow missed. Safe to repeat."""
+    from ..sweep import find_sweep
 
-    record = open_ledger(name, storage, ledger)
-    try:
-        counts = sweep.sync(record)
-    except InputError:
-        raise
-    except Exception as error:
-        raise WorkFailedError(f"MLflow could not be brought up to date: {error}") from error
-    finally:
-        record.close()
+    with find_sweep(ledger_url(storage, ledger), name) as sweep:
+        try:
+            counts = sweep.sync()
+        except InputError:
+            raise
+        except Exception as error:
+            raise WorkFailedError(f"MLflow could not be brought up to date: {error}") from error
     show(
         {"name": name, **counts},
         as_json,
@@ -160,36 +177,36 @@ def sweep_sync(
     )
 
 
-def _halt_lines(record: Ledger) -> list[str]:
-    if record.attributes.get("spent"):
-        return [f"[yellow]stopped:[/yellow] {record.attributes['spent']}"]
-    if not record.attributes.get("halted"):
+def _why_it_ended(ledger: Ledger) -> list[str]:
+    record = ledger.record
+    if record.spent:
+        return [f"[yellow]stopped:[/yellow] {record.spent}"]
+    if not record.halted:
         return []
-    failure = record.attributes.get("halted_with") or {}
-    return [f"[red]halted:[/red] {record.attributes['halted']}", str(failure.get("traceback", ""))]
+    return [f"[red]halted:[/red] {record.halted}", record.halted_with.traceback if record.halted_with else ""]
 
 
-def report(outcome: Outcome, as_json: bool) -> None:
-    """Shows how a driver's run ended. Raises WorkFailedError or InputError when that is no success."""
-    from ..ledger.status import status
+def report(sweep: Sweep, outcome: Outcome, as_json: bool) -> None:
+    """Shows how a driver's run ended, and closes the sweep. Raises WorkFailedError or InputError when that is no
+    success."""
+    from ..ledger.records import SweepState
     from ..search.budget import lines as budget_lines
-    from .live_view import summary
+    from .summary import summary
 
-    record = outcome.ledger
-    found = status(record)
-    spec = record.attributes["spec"]
-    lines: list[Any] = [summary(record, spec, outcome.state), *budget_lines(found["budget"])]
-    if outcome.behind:
-        lines.append(f"MLflow is behind ({outcome.behind}): `refsweep sweep sync {record.sweep}` sends the rest")
-    show({**found, "state": outcome.state}, as_json, *lines, *_halt_lines(record))
-    record.close()
-    if outcome.state == "halted":
-        message = f"sweep {record.sweep} halted: {outcome.cause}"
+    name = sweep.spec.name
+    with sweep:
+        content = {**sweep.status(), "state": str(outcome.state)}
+        parts: list[Any] = [summary(sweep.ledger, outcome.state), *budget_lines(content["budget"])]
+        if outcome.mlflow_behind:
+            parts.append(f"MLflow is behind ({outcome.mlflow_behind}): `refsweep sweep sync {name}` uploads the rest")
+        show(content, as_json, *parts, *_why_it_ended(sweep.ledger))
+    if outcome.state is SweepState.HALTED:
+        message = f"sweep {name} halted: {outcome.cause}"
         raise InputError(message) if outcome.bad_input else WorkFailedError(message)
-    if outcome.state == "stopped":
+    if outcome.state is SweepState.STOPPED:
         if outcome.cause:
-            larger = f"`refsweep sweep resume {record.sweep} --set budget.NAME=MORE` goes on"
-            raise WorkFailedError(f"sweep {record.sweep} stopped: {outcome.cause}; {larger}")
-        raise WorkFailedError(f"sweep {record.sweep} stopped: `refsweep sweep resume {record.sweep}` goes on")
-    if found["best"] is None:
-        raise WorkFailedError(f"no trial of sweep {record.sweep} was completed")
+            larger = f"`refsweep sweep resume {name} --set budget.NAME=MORE` continues it"
+            raise WorkFailedError(f"sweep {name} stopped: {outcome.cause}; {larger}")
+        raise WorkFailedError(f"sweep {name} stopped: `refsweep sweep resume {name}` continues it")
+    if content["best"] is None:
+        raise WorkFailedError(f"no trial of sweep {name} was completed")

@@ -1,4 +1,4 @@
-"""Says in time that the cluster's head is gone: Ray then ends this process without a word of ours."""
+"""Warns that the cluster's head is gone, before Ray ends this process without a message of ours."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import ray
 
 from ...cluster.programs import listens
 
-LOOK_S = 2.0
-SILENT_LOOKS = 3  # in a row: one may be lost
+HEAD_POLL_S = 2.0
+SILENT_POLLS = 3  # in a row: one answer may be lost
 
 
 @contextlib.contextmanager
-def watched_head(sweep: str, say: Callable[[str], None]) -> Iterator[None]:
-    """While open, looks whether the head answers. Ray must be connected."""
+def watched_head(sweep: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """While open, checks that the head answers, and tells when it does not. Ray must be connected."""
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-    over = threading.Event()
+    closed = threading.Event()
 
     def look() -> None:
         silent = 0
-        while not over.wait(LOOK_S):
+        while not closed.wait(HEAD_POLL_S):
             silent = 0 if listens(host.strip("[]"), int(port)) else silent + 1
-            if silent == SILENT_LOOKS:
-                say(
+            if silent == SILENT_POLLS:
+                tell(
                     f"the cluster's head at {host}:{port} does not answer; unless it comes back, Ray ends this driver "
                     f"soon: on a cluster that works, `refsweep sweep resume {sweep}` goes on"
                 )
@@ -35,5 +35,5 @@ def watched_head(sweep: str, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        closed.set()
         thread.join()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,22 +12,14 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ...datasets.problems import InputError
+from ..search.protocol import Room, StopRequested
+from ..spec.errors import StopRequestedError
 from ..spec.schema import SweepSpec
 
-LOOK_S = 2.0  # how often a spec that waits for nodes looks for them
+NODES_POLL_S = 2.0  # how often a spec that waits for nodes looks for them
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What Ray offers, and how many trials fit."""
-
-    gpus_per_worker: float
-    slots: int  # trials at the same time
-    fits: int  # workers at the same time
-    arithmetic: str
-
-
-def room(spec: SweepSpec) -> Room:
+def room_now(spec: SweepSpec) -> Room:
     """What the cluster has for this spec now. Ray must be connected."""
     nodes = [n.get("Resources", {}) for n in ray.nodes() if n["Alive"]]
     return room_on(spec, nodes)
@@ -55,8 +46,8 @@ def room_on(spec: SweepSpec, nodes: Sequence[Mapping[str, float]]) -> Room:
         for n, f in zip(nodes, fits, strict=True)
     )
     return Room(
-        gpus,
         slots,
+        gpus,
         workers,
         f"a trial needs {wanted} worker{'s' * (most > 1)} of {cpus} CPUs and {gpus:g} GPUs; the cluster's "
         f"{len(nodes)} nodes have room for {workers}: {described or 'none'}"
@@ -69,29 +60,32 @@ def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
     return min(by_cpu, int(node.get("GPU", 0) / gpus + 1e-9)) if gpus else by_cpu
 
 
-def wait_for_room(spec: SweepSpec, say: Callable[[str], None]) -> Room:
-    """What the cluster has, once one trial fits. Raises InputError with the arithmetic when that is not so within
-    `resources.wait_s`; says what it waits for, and asks an autoscaler for it."""
+def wait_for_room(spec: SweepSpec, tell: Callable[[str], None], stop_requested: StopRequested) -> Room:
+    """What the cluster has, once one trial fits. Says what it waits for, and asks an autoscaler for it. Raises
+    InputError with the arithmetic when nothing fits within `resources.wait_s`, StopRequestedError on a request to
+    stop."""
     until = time.monotonic() + spec.resources.wait_s
-    said = ""
+    told = ""
     while True:
-        found = room(spec)
-        if found.slots:
-            return found
+        room = room_now(spec)
+        if room.slots:
+            return room
+        if stop_requested():
+            raise StopRequestedError
         if time.monotonic() > until:
-            raise InputError(f"resources: {found.arithmetic}")
-        if found.arithmetic != said:
-            said = found.arithmetic
-            say(f"waiting for nodes, at most {spec.resources.wait_s:g} s: {said}")
-            _ask_autoscaler(spec, found)
-        time.sleep(min(LOOK_S, max(0.0, until - time.monotonic()) + 0.01))
+            raise InputError(f"resources: {room.arithmetic}")
+        if room.arithmetic != told:
+            told = room.arithmetic
+            tell(f"waiting for nodes, at most {spec.resources.wait_s:g} s: {told}")
+            _ask_autoscaler(spec, room)
+        time.sleep(min(NODES_POLL_S, max(0.0, until - time.monotonic()) + 0.01))
 
 
-def _ask_autoscaler(spec: SweepSpec, found: Room) -> None:
+def _ask_autoscaler(spec: SweepSpec, room: Room) -> None:
     """So that nodes come where there is an autoscaler; without one nothing happens."""
     bundle = {
         "CPU": spec.resources.cpus_per_worker,
-        **({"GPU": found.gpus_per_worker} if found.gpus_per_worker else {}),
+        **({"GPU": room.gpus_per_worker} if room.gpus_per_worker else {}),
     }
     with contextlib.suppress(Exception):
         from ray.autoscaler.sdk import request_resources

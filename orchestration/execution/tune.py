@@ -23,20 +23,69 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ...datasets.storage.store import Store
-from ..search.driver import Driver, Next, Verdict
-from ..search.failures import Failure, first_line, lost_worker
-from ..search.protocol import STOP_MARK, report_from_text
+from ..ledger.failure import Failure
+from ..search.driver import Driver
+from ..search.failures import first_line, lost_worker
+from ..search.protocol import STOP_MARK, NoTrial, Room, StopRequested, Verdict, report_from_text
 from ..spec.credentials import looks_secret
+from ..spec.locations import sweep_folder
 from ..spec.schema import SweepSpec
-from .attempt import TuneTrial
-from .resources import remove_orphaned_placement_groups, room
+from .actor import TrialActor
+from .head_watch import watched_head
+from .resources import remove_orphaned_placement_groups, room_now, wait_for_room
 
 log = logging.getLogger(__name__)
-STOP_GRACE_S = 60.0  # for trials to write a checkpoint before they are ended
-LOOK_S = 0.5  # how often hangs and requests to stop are looked for
-DEAF_S = 5.0  # the driver was busy with something else for longer than it may
-COUNT_S = 5.0  # how often the cluster's nodes are counted
+STOP_TIMEOUT_S = 60.0  # for trials to write a checkpoint before they are ended
+TICK_POLL_S = 0.5  # how often hangs and requests to stop are looked for
+BUSY_DRIVER_S = 5.0  # a driver that was busy for longer has not heard what trials reported meanwhile
+NODES_POLL_S = 5.0  # how often the cluster's nodes are counted
+
+
+class TuneBackend:
+    """Trials on Ray Tune. `connected` waits until Ray is; `tell` shows a person what is waited for."""
+
+    def __init__(self, connected: Callable[[], None], tell: Callable[[str], None]) -> None:
+        self._connected, self._tell = connected, tell
+
+    def room(self, spec: SweepSpec, stop_requested: StopRequested) -> Room:
+        """What the cluster has room for, once one trial fits."""
+        self._connected()
+        return wait_for_room(spec, self._tell, stop_requested)
+
+    def run(self, driver: Driver, stop_requested: StopRequested) -> None:
+        """Runs a sweep to its end, or until it is to stop."""
+        several = driver.spec.resources.worker_range != (1, 1)
+        with watched_head(driver.spec.name, self._tell):
+            try:
+                _fit(_Bridge(driver, stop_requested), several)
+            except RayError as error:
+                log.warning("Ray ended the sweep: %s", first_line(error))
+                raise
+            finally:
+                if several:
+                    remove_orphaned_placement_groups()
+
+
+def _fit(bridge: _Bridge, several: bool) -> None:
+    # an actor that only holds workers needs nothing, but Tune refuses nothing
+    own = {"cpu": bridge.driver.spec.resources.cpus_per_worker, "gpu": bridge.driver.room.gpus_per_worker}
+    resources = {"cpu": 0, "memory": 64 * 2**20} if several else own
+    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tune_environment():
+        tune.Tuner(
+            tune.with_resources(TrialActor, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_Ask(bridge), scheduler=_Judge(bridge), num_samples=-1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(Path(folder)),
+                stop=_StopAll(bridge),
+                callbacks=[_Tick(bridge)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
 
 
 class _NotKept:
@@ -77,13 +126,13 @@ class _Judge(_NotKept, FIFOScheduler):
         self.bridge = bridge
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return TrialScheduler.STOP if self.bridge.heard(trial, result) is Verdict.END else TrialScheduler.CONTINUE
+        return TrialScheduler.STOP if self.bridge.on_result(trial, result) is Verdict.END else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self.bridge.heard(trial, result)
+        self.bridge.on_result(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self.bridge.lost(trial)
+        self.bridge.on_actor_lost(trial)
 
 
 class _Tick(_NotKept, tune.Callback):
@@ -106,89 +155,87 @@ class _StopAll(_NotKept, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.bridge.over()
+        return self.bridge.finished()
 
 
 class _Bridge:
     """Between Tune's trials and the driver's."""
 
-    def __init__(self, driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
-        self.driver, self.stop_asked, self.ticked = driver, stop_asked, ticked
-        self._of: dict[str, tuple[int, int]] = {}  # Tune's id -> number, attempt
-        self._spoke_s: dict[str, float] = {}
+    def __init__(self, driver: Driver, stop_requested: StopRequested) -> None:
+        self.driver, self.stop_requested = driver, stop_requested
+        self._attempts: dict[str, tuple[int, int]] = {}  # Tune's id -> number, attempt
+        self._reported_s: dict[str, float] = {}  # when a trial was last heard of
         self._hung: set[str] = set()
-        self._end_s: float | None = None
-        self._looked_s = time.monotonic()
-        self._counted_s = time.monotonic()
+        self._end_s: float | None = None  # when live trials are ended, once they were asked to stop
+        self._ticked_s = self._counted_s = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
-        if len(self.driver.live) >= self.driver.slots:
+        if len(self.driver.live) >= self.driver.room.slots:
             return None
-        found = self.driver.next()
-        if isinstance(found, Next):
-            return Searcher.FINISHED if found is Next.FINISHED else None
-        self._of[trial_id] = (found.number, found.attempt)
-        return {"assignment": asdict(found)}
+        action = self.driver.next_action()
+        if isinstance(action, NoTrial):
+            return Searcher.FINISHED if action is NoTrial.FINISHED else None
+        self._attempts[trial_id] = (action.number, action.attempt)
+        return {"assignment": asdict(action)}
 
-    def heard(self, trial: Any, result: dict[str, Any] | None) -> Verdict:
-        self._spoke_s[trial.trial_id] = time.monotonic()
+    def on_result(self, trial: Any, result: dict[str, Any] | None) -> Verdict:
+        self._reported_s[trial.trial_id] = time.monotonic()
         if not result or "report" not in result:
             return Verdict.END
         try:
-            return self.driver.on_report(report_from_text(result["report"]))
+            return self.driver.on_result(report_from_text(result["report"]))
         finally:
-            self.ticked()
+            self.driver.tick()
 
-    def lost(self, trial: Any) -> None:
-        """The trial's actor is gone."""
-        number, attempt = self._of[trial.trial_id]
+    def on_actor_lost(self, trial: Any) -> None:
+        number, attempt = self._attempts[trial.trial_id]
         if trial.trial_id in self._hung:
             failure = Failure("hang", f"silent for {self.driver.spec.retry.hang_s:g} s, killed")
         else:
-            failure = lost_worker(_said_of(trial))
-        self.driver.on_failure(number, attempt, failure)
-        self.ticked()
+            failure = lost_worker(_error_text(trial))
+        self.driver.on_attempt_lost(number, attempt, failure)
+        self.driver.tick()
 
     def tick(self, trials: list[Any]) -> None:
         now = time.monotonic()
-        if now - self._looked_s < LOOK_S:
+        if now - self._ticked_s < TICK_POLL_S:
             return
-        since, self._looked_s = now - self._looked_s, now
-        if since > DEAF_S:  # the ledger was away: what trials said meanwhile has not been heard
-            self._spoke_s = {trial: spoke + since for trial, spoke in self._spoke_s.items()}
+        since, self._ticked_s = now - self._ticked_s, now
+        if since > BUSY_DRIVER_S:  # the ledger was away: what trials reported meanwhile has not been heard
+            self._reported_s = {trial: at_s + since for trial, at_s in self._reported_s.items()}
+        self._kill_hung(trials, now)
+        if now - self._counted_s > NODES_POLL_S:
+            self._counted_s = now
+            self._count_nodes()
+        if (self.stop_requested() or self.driver.must_stop()) and self._end_s is None:
+            self.driver.request_stop()
+            self._end_s = now + STOP_TIMEOUT_S
+            with contextlib.suppress(OSError):  # a full disk: trials end without a checkpoint of this epoch
+                sweep_folder(self.driver.spec).write(STOP_MARK, b"")
+        self.driver.tick()
+
+    def _kill_hung(self, trials: list[Any], now: float) -> None:
         for trial in trials:
             # an actor can hang before its trial runs, too: while it is reset for it
             actor = trial.temporary_state.ray_actor
             if actor is None or trial.is_finished() or trial.trial_id in self._hung:
                 continue
-            silent_s = now - self._spoke_s.setdefault(trial.trial_id, now)
+            silent_s = now - self._reported_s.setdefault(trial.trial_id, now)
             if silent_s > self.driver.spec.retry.hang_s:
                 self._hung.add(trial.trial_id)
                 ray.kill(actor)
-        if now - self._counted_s > COUNT_S:
-            self._counted_s = now
-            self._count()
-        self.driver.budget.beat()
-        if (self.stop_asked() or self.driver.must_stop()) and self._end_s is None:
-            self.driver.stopping = True
-            self._end_s = now + STOP_GRACE_S
-            with contextlib.suppress(OSError):  # a full disk: trials end without a checkpoint of this epoch
-                sweep_folder(self.driver.spec).write(STOP_MARK, b"")
-        self.ticked()
 
-    def _count(self) -> None:
+    def _count_nodes(self) -> None:
         """Nodes come and go: so do the trials that fit."""
-        found = room(self.driver.spec)
-        self.driver.slots = found.slots
-        self.driver.waits_for = None if found.slots else found.arithmetic
+        self.driver.set_room(room_now(self.driver.spec))
         if self.driver.spec.resources.worker_range != (1, 1):
             remove_orphaned_placement_groups()
 
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return self._end_s is not None and (not self.driver.live or time.monotonic() > self._end_s)
 
 
-def _said_of(trial: Any) -> str:
+def _error_text(trial: Any) -> str:
     """Ray's text on why a trial's actor is gone: Tune keeps it in a file, under a line of its own."""
     try:
         return Path(trial.error_file).read_text().partition("\n")[2]
@@ -196,13 +243,8 @@ def _said_of(trial: Any) -> str:
         return ""
 
 
-def sweep_folder(spec: SweepSpec) -> Store:
-    """Where a sweep's trials keep their checkpoints."""
-    return Store(spec.storage).child(spec.name)
-
-
 @contextlib.contextmanager
-def _tunes_settings() -> Iterator[None]:
+def _tune_environment() -> Iterator[None]:
     """Tune without loggers, without its own state on disk, without its Ctrl-C, and without secrets: it copies the
     driver's AWS keys into its actors' runtime environment, which Ray logs on every host."""
     wanted = {
@@ -228,37 +270,3 @@ def _tunes_settings() -> Iterator[None]:
         copied |= secret
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-
-
-def run_on_tune(driver: Driver, stop_asked: Callable[[], bool], ticked: Callable[[], None]) -> None:
-    """Runs a sweep to its end, or until `stop_asked`. Ray must be connected."""
-    bridge = _Bridge(driver, stop_asked, ticked)
-    need = driver.spec.resources
-    # an actor that only holds workers needs nothing, but Tune refuses nothing
-    several = {"cpu": 0, "memory": 64 * 2**20}
-    resources = {"cpu": need.cpus_per_worker, "gpu": driver.gpus} if need.worker_range == (1, 1) else several
-    sweep_folder(driver.spec).delete(STOP_MARK)
-    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tunes_settings():
-        tuner = tune.Tuner(
-            tune.with_resources(TuneTrial, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=_Ask(bridge), scheduler=_Judge(bridge), num_samples=-1, reuse_actors=True
-            ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(Path(folder)),
-                stop=_StopAll(bridge),
-                callbacks=[_Tick(bridge)],
-                failure_config=tune.FailureConfig(max_failures=0),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        try:
-            tuner.fit()
-        except RayError as error:
-            log.warning("Ray ended the sweep: %s", first_line(error))
-            raise
-        finally:
-            if need.worker_range != (1, 1):
-                remove_orphaned_placement_groups()

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -25,13 +25,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...trainables.training.loop import Stopped
 from ...trainables.training.team import ProcessTeam
-from ..search.failures import Failure, failure_of, lost_worker
+from ..ledger.failure import Failure
+from ..search.failures import failure_of, lost_worker
 from ..search.protocol import Assignment, Report, report_as_text, report_from_text
+from .attempt import DatasetCache, make_training
+from .process_group import ProcessGroup
+from .stopping import StopWatch
 
-WAITING_EVERY_S = 10.0  # how often a trial says that it waits for its workers to start
-OTHERS_SPEAK_S = 40.0  # how long the cause of a failure may come after the failures that follow from it
-# the controller's look at its workers decides how soon a finished fit is noticed
-SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_ENABLED": "0"}
+START_POLL_S = 10.0  # how often a trial reports that it waits for its workers to start
+CAUSE_TIMEOUT_S = 40.0  # how long the cause of a failure may come after the failures that follow from it
+# how often the controller looks at its workers decides how soon a finished fit is noticed
+TRAIN_SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_ENABLED": "0"}
 
 
 class Mailbox:
@@ -42,27 +46,27 @@ class Mailbox:
         self._verdicts: asyncio.Queue[bool] = asyncio.Queue()
 
     async def post(self, report: str) -> None:
-        """The worker says something."""
+        """Puts a report in; called by the worker."""
         await self._reports.put(report)
 
     async def take(self, timeout_s: float) -> str | None:
-        """What a worker has said; None when there is nothing for so long."""
+        """The next report, as text; None when there is none within the timeout."""
         try:
             return await asyncio.wait_for(self._reports.get(), timeout_s)
         except TimeoutError:
             return None
 
     async def answer(self, go_on: bool) -> None:
-        """The verdict on the last report."""
+        """Gives the verdict on the last report."""
         await self._verdicts.put(go_on)
 
     async def verdict(self) -> bool:
-        """Waits for it."""
+        """Waits for the verdict on the last report; called by the worker."""
         return await self._verdicts.get()
 
 
 class WorkersRun:
-    """An attempt of a trial with several workers; the same face as `TrialRun`."""
+    """An attempt of a trial with several workers; used like `TrialRun`."""
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
@@ -72,21 +76,21 @@ class WorkersRun:
         self._started = self._owes_answer = False
 
     def next_report(self) -> Report:
-        """What the workers say next, or that they wait to start."""
+        """The workers' next report, or that they wait to start."""
         if self._thread is None:
             self._start()
         self._reply(True)
         while True:
-            text = ray.get(self._mailbox.take.remote(WAITING_EVERY_S if not self._started else 1.0))
+            text = ray.get(self._mailbox.take.remote(START_POLL_S if not self._started else 1.0))
             if text is not None:
-                return self._heard(report_from_text(text))
+                return self._received(report_from_text(text))
             if not self._thread_alive():
                 return self._report(failure=self._ended())
             if not self._started:
                 return self._report(waiting=f"for {_workers(self.assignment)} to start")
 
     def close(self) -> None:
-        """Ends the workers after what they have said, and waits for Ray Train to give back what it holds."""
+        """Ends the workers after their last report, and waits for Ray Train to give back what it holds."""
         if self._thread is not None:
             self._reply(False)
             self._thread.join()
@@ -101,13 +105,13 @@ class WorkersRun:
     def _fit(self) -> None:
         try:
             fit(self.assignment, self._mailbox)
-        except BaseException as error:  # noqa: BLE001  said as the trial's failure
+        except BaseException as error:  # noqa: BLE001  reported as the trial's failure
             self._error = error
 
     def _thread_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _heard(self, report: Report) -> Report:
+    def _received(self, report: Report) -> Report:
         self._started = True
         if report.failure is not None:
             return self._report(failure=self._cause(report.failure))
@@ -115,8 +119,8 @@ class WorkersRun:
         return report
 
     def _cause(self, failure: Failure) -> Failure:
-        """The failure that others follow from: a worker whose partner is gone fails too, and may say so first."""
-        until = time.monotonic() + OTHERS_SPEAK_S
+        """The failure that others follow from: a worker whose partner is gone fails too, and may report it first."""
+        until = time.monotonic() + CAUSE_TIMEOUT_S
         while failure.kind == "lost" and time.monotonic() < until:
             text = ray.get(self._mailbox.take.remote(0.5))
             other = report_from_text(text).failure if text is not None else None
@@ -127,12 +131,12 @@ class WorkersRun:
         return failure
 
     def _ended(self) -> Failure:
-        """Why the fit is over, as Ray Train says."""
+        """Why the fit is over, as Ray Train reports it."""
         if self._error is None:
-            return Failure("lost", "the workers ended without a word")
-        said = [str(e) for e in getattr(self._error, "worker_failures", {}).values() if isinstance(e, RayError)]
-        found = [lost_worker(text) for text in said or [str(self._error)]]
-        return next((f for f in found if f.kind != "lost"), found[0])
+            return Failure("lost", "the workers ended without a report")
+        texts = [str(e) for e in getattr(self._error, "worker_failures", {}).values() if isinstance(e, RayError)]
+        failures = [lost_worker(text) for text in texts or [str(self._error)]]
+        return next((f for f in failures if f.kind != "lost"), failures[0])
 
     def _report(self, **fields: Any) -> Report:
         return Report(number=self.assignment.number, attempt=self.assignment.attempt, **fields)
@@ -154,9 +158,7 @@ def fit(a: Assignment, mailbox: Any) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from .process_group import ProcessGroup
-
-    os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in TRAIN_SETTINGS.items()})
     low, high = a.workers
     with tempfile.TemporaryDirectory(prefix="refsweep-train-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -179,39 +181,37 @@ def fit(a: Assignment, mailbox: Any) -> None:
 
 
 def work(config: dict[str, Any]) -> None:
-    """What every worker runs."""
-    from .attempt import DataShelf, StopWatch, make_training
-
+    """The training loop of every worker."""
     a, mailbox = Assignment(**config["assignment"]), config["mailbox"]
     torch.set_num_threads(a.cpus)
     team = ProcessTeam("cuda" if a.gpus else "cpu")
-    say = _Voice(a, mailbox, first=team.rank == 0)
+    reporter = WorkerReporter(a, mailbox, first=team.rank == 0)
     watch: Callable[[], bool] = lambda: False  # noqa: E731
     try:
         if team.rank == 0:
-            say(started=True)
+            reporter(started=True)
             watch = StopWatch(a.storage)
-        training = make_training(a, DataShelf(), team)
+        training = make_training(a, DatasetCache(), team)
         training.resume()
         if training.is_over:
-            say(entries=[entry.as_json() for entry in training.history], final=True)
+            reporter(entries=[entry.as_json() for entry in training.history], final=True)
             return
         reported = 0
         for _ in training.run(watch):
             entries = [entry.as_json() for entry in training.history[reported:]]
             reported = len(training.history)
-            say(entries=entries, final=training.is_over)
-            if training.is_over or not team.from_first(say.verdict()):
+            reporter(entries=entries, final=training.is_over)
+            if training.is_over or not team.from_first(reporter.verdict()):
                 return
     except Stopped:
-        say(stopped=True)
-    except Exception as error:  # whatever a trial raises is the sweep's to judge
-        say.failure(error)
+        reporter(stopped=True)
+    except Exception as error:  # the driver decides what it means
+        reporter.failure(error)
         raise
 
 
-class _Voice:
-    """Says for a trial what its first worker has to say, and for every worker why it failed."""
+class WorkerReporter:
+    """Reports a trial's progress from its first worker, and a failure from any."""
 
     def __init__(self, a: Assignment, mailbox: Any, *, first: bool) -> None:
         self._a, self._mailbox, self._first = a, mailbox, first
@@ -225,10 +225,11 @@ class _Voice:
         return bool(ray.get(self._mailbox.verdict.remote())) if self._first else True
 
     def failure(self, error: Exception) -> None:
-        """Any worker may say it."""
-        found = failure_of(error)
-        kind: Literal["lost"] | None = "lost" if _partner_is_gone(error) else None
-        self._post(failure=Failure(kind, f"a partner is gone: {found.message}", found.traceback) if kind else found)
+        """Reports why this worker ends, whichever it is."""
+        failure = failure_of(error)
+        if _partner_is_gone(error):
+            failure = Failure("lost", f"a partner is gone: {failure.message}", failure.traceback)
+        self._post(failure=failure)
 
     def _post(self, **fields: Any) -> None:
         report = Report(number=self._a.number, attempt=self._a.attempt, **fields)
@@ -238,6 +239,6 @@ class _Voice:
 def _partner_is_gone(error: Exception) -> bool:
     """Whether an exchange between workers failed: the cause is elsewhere."""
     text = str(error).lower()
-    said = ("connection closed by peer", "connection reset by peer", "connection refused", "nccl", "gloo")
-    said_so = isinstance(error, RuntimeError) and any(word in text for word in said)
-    return said_so or isinstance(error, torch.distributed.DistError)
+    words = ("connection closed by peer", "connection reset by peer", "connection refused", "nccl", "gloo")
+    exchange_failed = isinstance(error, RuntimeError) and any(word in text for word in words)
+    return exchange_failed or isinstance(error, torch.distributed.DistError)

@@ -23,8 +23,8 @@ from ...datasets.problems import InputError
 from ..cli.job import BEGUN
 from ..cli.output import WorkFailedError
 from ..registry.versions import mismatches, versions
+from ..spec.read import settle
 from ..spec.schema import SweepSpec
-from ..sweep import settle
 from .dashboard import connect
 from .package import ENTRYPOINT, STOP_WAIT_S, check_places, runtime_env
 

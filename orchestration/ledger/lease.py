@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import threading
 import time
 from pathlib import Path
 from typing import IO, Protocol
@@ -15,8 +16,9 @@ from typing import IO, Protocol
 import sqlalchemy
 
 from ...datasets.problems import InputError
+from ..spec.locations import sqlite_path
 
-PATIENCE_S = 1.0  # a look at the lock of a file is over in microseconds; a driver's stays
+TAKE_TIMEOUT_S = 1.0  # a look at the lock of a file is over in microseconds; a driver's stays
 
 
 class LeaseTakenError(InputError):
@@ -38,7 +40,7 @@ class FileLease:
 
     def __init__(self, path: Path) -> None:
         self._file: IO[str] = open(path, "a")  # noqa: SIM115  open as long as the lease is held
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + TAKE_TIMEOUT_S
         while not _locked(self._file, fcntl.LOCK_EX):
             if time.monotonic() > until:
                 self._file.close()
@@ -112,3 +114,52 @@ class PostgresLease:
         )
         with engine.connect() as connection:
             return bool(connection.execute(look, {"sweep": f"refsweep/{sweep}"}).scalar())
+
+
+class SweepLease:
+    """The lease of one sweep, as this process sees it: held by us, by another process, or by nobody."""
+
+    def __init__(self, url: str, engine: sqlalchemy.Engine, sweep: str) -> None:
+        self._engine, self._sweep = engine, sweep
+        path = sqlite_path(url)
+        self._file = path.with_name(f"{path.name}.{sweep}.lease") if path else None
+        self._lease: Lease | None = None
+        self._thread = 0
+
+    def take(self) -> None:
+        """Takes it. Raises LeaseTakenError when another process has it."""
+        try:
+            self._lease = FileLease(self._file) if self._file else PostgresLease(self._engine, self._sweep)
+        except LeaseTakenError:
+            raise self._refusal() from None
+        self._thread = threading.get_ident()
+
+    def release(self) -> None:
+        """Gives it back, if we have it."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def held(self) -> bool:
+        """Whether we have it."""
+        return self._lease is not None and self._lease.held()
+
+    def taken(self) -> bool:
+        """Whether some process has it."""
+        if self._lease is not None:
+            return self._lease.held()
+        return FileLease.taken(self._file) if self._file else PostgresLease.taken(self._engine, self._sweep)
+
+    def refuse_if_taken(self) -> None:
+        """Raises LeaseTakenError when some process has it."""
+        if self.taken():
+            raise self._refusal()
+
+    @property
+    def taken_by_this_thread(self) -> bool:
+        """Whether this thread took it: the only one that may take it again."""
+        return self._lease is not None and threading.get_ident() == self._thread
+
+    def _refusal(self) -> LeaseTakenError:
+        hint = "watch it with `sweep status`, end it with `sweep stop`"
+        return LeaseTakenError(f"sweep {self._sweep!r} has a driver already: {hint}")

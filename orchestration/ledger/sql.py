@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
 
-class Records:
+class StudyWriter:
     """Writes one study. Raises StorageInternalError when the database is away, UpdateFinishedTrialError for a trial
     that is over."""
 

@@ -4,65 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ..search.budget import outlook
-from .ledger import Ledger, UnknownSweepError, failures_of, sweeps_in
-
-
-def state_of(ledger: Ledger) -> str:
-    """running, stopped, finished or halted. What a killed driver left `running` is stopped."""
-    state = str(ledger.attributes.get("state", "stopped"))
-    return "stopped" if state == "running" and not ledger.has_driver() else state
+from .database import UnknownSweepError, sweeps_in
+from .ledger import Ledger
+from .records import TrialRecord
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
-    """A sweep in plain values."""
+    """How a sweep stands, in plain values: what `sweep status --json` prints."""
     best = ledger.best()
-    spec = ledger.attributes["spec"]
     return {
         "name": ledger.sweep,
-        "state": state_of(ledger),
-        "objective": spec["objective"],
-        "trials": [
-            {
-                "number": t.number,
-                "state": t.state.name,
-                "value": t.values[0] if t.values and len(t.values) == 1 else (list(t.values) if t.values else None),
-                "epoch": max(ledger.reported(t.number), default=0),
-                "params": dict(t.params),
-                "run_id": ledger.run_id(t.number),
-                "cause": t.user_attrs.get("cause") or _last_failure(failures_of(t)),
-                "retry_of": t.user_attrs.get("retry_of"),
-            }
-            for t in ledger.trials
-        ],
+        "state": str(ledger.state),
+        "objective": ledger.record.spec["objective"],
+        "trials": [_trial(ledger, trial) for trial in ledger.trials],
         "best": best.number if best else None,
         "budget": outlook(ledger, time.time() if ledger.has_driver() else None),
     }
 
 
-def _last_failure(failures: Sequence[Mapping[str, Any]]) -> str | None:
-    return str(failures[-1]["message"]) if failures else None
+def _trial(ledger: Ledger, trial: FrozenTrial) -> dict[str, Any]:
+    record, values = TrialRecord.of(trial), trial.values
+    last = record.failure
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": values[0] if values and len(values) == 1 else (list(values) if values else None),
+        "epoch": max(ledger.reported(trial.number), default=0),
+        "params": dict(trial.params),
+        "run_id": ledger.record.run_ids.get(trial.number),
+        "cause": record.cause or (last.failure.message if last else None),
+        "retry_of": record.retry_of,
+    }
 
 
 def list_sweeps(ledger_url: str) -> list[dict[str, Any]]:
     """Every sweep of a ledger, in short."""
-    found = []
+    rows = []
     for name in sweeps_in(ledger_url):
         with contextlib.suppress(UnknownSweepError):
             ledger = Ledger.open(ledger_url, name)
             best = ledger.best()
             done = sum(t.state == TrialState.COMPLETE for t in ledger.trials)
-            spec = ledger.attributes["spec"]
-            found.append(
+            rows.append(
                 {
                     "name": name,
-                    "trainable": spec["trainable"],
-                    "state": state_of(ledger),
+                    "trainable": ledger.record.spec["trainable"],
+                    "state": str(ledger.state),
                     "trials": len(ledger.trials),
                     "complete": done,
                     "best": best.number if best else None,
@@ -70,4 +62,4 @@ def list_sweeps(ledger_url: str) -> list[dict[str, Any]]:
                 }
             )
             ledger.close()
-    return found
+    return rows

@@ -29,6 +29,7 @@ from ...trainables.training.checkpoints import Checkpoints
 from ...trainables.training.loop import Training
 from ...trainables.training.package import Package
 from ..ledger.ledger import Ledger
+from ..ledger.records import TrialRecord
 from ..spec.schema import SweepSpec
 from ..tracking.projector import Projector, make_client
 from .wheel import write_wheel
@@ -44,7 +45,7 @@ def package_trial(spec: SweepSpec, trial: FrozenTrial, data: str | None) -> Pack
     """The model of a trial's final epoch. Raises InputError when its checkpoint is gone."""
     module = discovery.load(spec.trainable)
     store = Store(data) if data is not None else None
-    config = coercion.make_config(module, coercion.plain(trial.user_attrs["config"]))
+    config = coercion.make_config(module, coercion.plain(TrialRecord.of(trial).config))
     checkpoints = Checkpoints(Store(spec.storage).child(f"{spec.name}/{trial.number}"))
     training = Training(lambda: module.Task(config, module.open_data(store)), config, store, checkpoints)
     found = training.resume()
@@ -63,7 +64,7 @@ def package_trial(spec: SweepSpec, trial: FrozenTrial, data: str | None) -> Pack
                 "epoch": last.epoch,
                 "params": dict(trial.params),
                 "metrics": dict(last.metrics),
-                "data": trial.user_attrs.get("data"),
+                "data": TrialRecord.of(trial).data_fingerprint,
             },
             weights={key: value.clone() for key, value in model.state_dict().items()},
         )
@@ -193,7 +194,7 @@ class Registry:
 
     def _register(self, spec: SweepSpec, ledger: Ledger, trial: FrozenTrial, data: str | None) -> str:
         package = package_trial(spec, trial, data)
-        run = ledger.run_id(trial.number)
+        run = ledger.record.run_ids.get(trial.number)
         version = self.register(package, run, data)
         self.client.set_model_version_tag(spec.trainable, version, "refsweep.trial", f"{spec.name}/{trial.number}")
         return version

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..ledger.ledger import Ledger
 from ..ledger.usage import (
-    DRIVERS,
-    USAGE,
     Account,
     Devices,
     Kind,
@@ -28,7 +26,7 @@ from ..ledger.usage import (
     settled,
     with_useful,
 )
-from .sampling import grid_size
+from ..spec.schema import grid_size
 
 if TYPE_CHECKING:
     from ..spec.schema import Budget as Limits
@@ -45,7 +43,7 @@ class Budget:
     ) -> None:
         """`clock` gives seconds since 1970."""
         self.limits, self.ledger, self.devices, self.slots, self.clock = limits, ledger, devices, slots, clock
-        self._drivers: list[dict[str, Any]] = settled(ledger.attributes.get(DRIVERS, ()), ledger.trials)
+        self._drivers: list[dict[str, Any]] = settled(ledger.record.drivers, ledger.trials)
         self._running = False
         self._beaten_s = 0.0
         self._live: dict[int, dict[str, Any]] = {}  # attempts that run
@@ -77,7 +75,7 @@ class Budget:
 
     def _write(self) -> None:
         self._beaten_s = self._drivers[-1]["seen_s"] = self.clock()
-        self.ledger.set_attribute(DRIVERS, [dict(d) for d in self._drivers])
+        self.ledger.update_sweep(drivers=[dict(d) for d in self._drivers])
 
     # -- attempts ----------------------------------------------------------------------------------------
 
@@ -91,7 +89,7 @@ class Budget:
 
     def again(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes that a trial's next attempt begins."""
-        self.ledger.note(number, USAGE, [*self._ended(number, history), *self.first()])
+        self.ledger.update_trial(number, usage=[*self._ended(number, history), *self.first()])
 
     def left(self, number: int) -> None:
         """A trial's attempt is over; its end is written with what comes next."""
@@ -102,7 +100,7 @@ class Budget:
 
     def closing(self, number: int, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What a trial that ends has used, to be written with its end."""
-        inherited = "retry_of" in self.ledger.trials[number].user_attrs
+        inherited = self.ledger.trial_record(number).retry_of is not None
         return with_useful(self._ended(number, history), history, inherited=inherited)
 
     def _ended(self, number: int, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -162,20 +160,20 @@ def _limits(budget: Mapping[str, Any]) -> dict[str, float]:
 def outlook(ledger: Ledger, now_s: float | None) -> dict[str, Any]:
     """A sweep's time in plain values: hours by what they were for, limits, and a forecast. `now_s` while a driver
     runs, else None."""
-    stored = ledger.attributes.get(DRIVERS, ())
+    stored = ledger.record.drivers
     if stored and now_s is not None and now_s - stored[-1]["seen_s"] > 3 * BEAT_S:
         now_s = None  # a driver that lives, but has not begun: the last one that began is gone
     drivers = settled(stored, ledger.trials, now_s)
     known = account(drivers, ledger.trials)
     used = {"gpu_hours": known.gpu_s / 3600, "cpu_hours": known.cpu_s / 3600, "wall_hours": known.wall_s / 3600}
-    limits = _limits(ledger.attributes["spec"].get("budget") or {})
+    limits = _limits(ledger.record.spec.get("budget") or {})
     names = ("useful", "wasted", "unfinished", "waiting")
     return {
         "unit": known.kind,
         **{f"{name}_hours": getattr(known, name) / 3600 for name in names},
         **used,
         "limits": {name: {"limit": limit, "used": used[name]} for name, limit in limits.items()},
-        "spent": ledger.attributes.get(SPENT),
+        "spent": ledger.record.spent,
         "forecast": forecast(ledger, drivers, known, now_s),
     }
 
@@ -201,7 +199,7 @@ def forecast(
     count = sum(map(len, costs.values()))
     medians = {state: statistics.median(found) for state, found in sorted(costs.items())}
     each = sum(len(costs[state]) * median for state, median in medians.items()) / count
-    to_come = max(0, _planned(ledger.attributes["spec"]) - ledger.searched())
+    to_come = max(0, _planned(ledger.record.spec) - ledger.searched())
     unfinished = sum(max(0.0, each - held) for held in running)
     left = to_come * each + unfinished
     total = known.useful + known.wasted + known.unfinished + left

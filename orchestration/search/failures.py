@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import traceback
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
-
-Kind = Literal["out_of_memory", "non_finite", "bad_input", "disk_full", "node_lost", "lost", "hang", "error"]
-Action = Literal["retry", "resume", "infeasible", "fail", "halt"]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an attempt of a trial ended early."""
-
-    kind: Kind
-    message: str
-    traceback: str = ""
-
-    @property
-    def mark(self) -> str:
-        """Equal for failures at the same place in the code: the traceback without its values."""
-        where = re.findall(r'File "(.+?)", line (\d+), in (\S+)', self.traceback)
-        kind = self.traceback.strip().rpartition("\n")[2].partition(":")[0]
-        return hashlib.sha256(repr((self.kind, kind, where or self.message)).encode()).hexdigest()[:12]
-
-    def as_json(self) -> dict[str, Any]:
-        """For the ledger."""
-        return asdict(self)
+from ..ledger.failure import Action, Failure, FailureKind
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an exception raised in a trial says."""
+    """The failure that an exception raised in a trial is."""
     text = "".join(traceback.format_exception(error))
     return Failure(_kind(error), f"{type(error).__name__}: {error}", text[-8000:])
 
 
-def _kind(error: BaseException) -> Kind:
+def _kind(error: BaseException) -> FailureKind:
     if is_out_of_memory(error):
         return "out_of_memory"
     if is_disk_full(error):
@@ -53,33 +27,33 @@ def _kind(error: BaseException) -> Kind:
     return "error"
 
 
-def lost_worker(said: str) -> Failure:
-    """What Ray's text on a worker that is gone means. Actors that run out of memory and actors whose node is lost
-    end with the same kind of error: only its text tells them apart."""
-    why = _gist(said)
-    if "running low on memory" in said or "OUT_OF_MEMORY" in said:
+def lost_worker(ray_text: str) -> Failure:
+    """The failure behind Ray's text on a worker that is gone. Actors that run out of memory and actors whose node is
+    lost end with the same type of error: only its text tells them apart."""
+    why = _gist(ray_text)
+    if "running low on memory" in ray_text or "OUT_OF_MEMORY" in ray_text:
         return Failure("out_of_memory", why)
     # `is unavailable`: neither the worker answers nor its node says that it died
     gone = ("node has died", "node was terminated", "was preempted", "NODE_DIED", "is unavailable")
-    if any(words in said for words in gone):
+    if any(words in ray_text for words in gone):
         return Failure("node_lost", f"its node was lost: {why}")
     return Failure("lost", f"the worker was lost: {why}")
 
 
-def _gist(said: str) -> str:
-    lines = said.strip().splitlines() or [""]
-    marked = next((line for line in lines if "because its" in line or "is unavailable" in line), None)
-    return (marked or (lines[-1] if lines[0].endswith(":") else lines[0]))[:300]
+def _gist(text: str) -> str:
+    lines = text.strip().splitlines() or [""]
+    telling = next((line for line in lines if "because its" in line or "is unavailable" in line), None)
+    return (telling or (lines[-1] if lines[0].endswith(":") else lines[0]))[:300]
 
 
-def first_line(said: object) -> str:
-    """Of an error's text, or its kind."""
-    text = str(said).strip()
-    return text.splitlines()[0] if text else type(said).__name__
+def first_line(error: object) -> str:
+    """The first line of an error's text, or its type."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's and the host's."""
+    """Whether an exception says that CUDA's or the host's memory is used up."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

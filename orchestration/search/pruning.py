@@ -22,7 +22,7 @@ Values = Mapping[int, float]  # epoch -> value
 class Pruning:
     """How to prune."""
 
-    kind: PrunerName = "asha"
+    kind: str = "asha"
     min_epochs: int = 1  # a trial is safe before
     eta: int = 3  # of so many at a rung one goes on
     max_epochs: int = 1  # the last epoch is never pruned at

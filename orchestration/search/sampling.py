@@ -101,7 +101,7 @@ class _Grid(GridSampler):
 
 
 def make_sampler(
-    name: SamplerName,
+    name: str,
     seed: int,
     number: int,
     *,
@@ -209,7 +209,7 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-class Held:
+class PinnedTrial:
     """A trial in which some names keep a value: what the spec fixes is not suggested, nor written down."""
 
     def __init__(self, trial: Any, fixed: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import optuna
 from ...datasets.problems import InputError
 from ...trainables import coercion, discovery
 from ..spec.schema import SweepSpec
-from .sampling import Held, Space, quiet
+from .sampling import PinnedTrial, Space, quiet
 
 
 def search_space(trainable: str) -> Any:
@@ -27,7 +27,7 @@ def check_space(spec: SweepSpec, space: Space) -> None:
     with quiet():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.search.seed))
     try:
-        fields = space(Held(study.ask(), spec.fixed))
+        fields = space(PinnedTrial(study.ask(), spec.fixed))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"fixed: the search space of {spec.trainable} can't use these values: {error!r}") from None
     posthoc = search_space(spec.trainable).POSTHOC

@@ -1,17 +1,14 @@
 """MLflow, a projection of ledger and histories: parent run a sweep, child run a trial.
 
-Nothing is decided here and nothing waits for it. `Projector` writes what is missing, and writing twice changes
+Nothing is decided here. `Projector` writes what is missing, and writing twice changes
 nothing: a run is looked for by its tag before it is made, and a metric carries the time at which it was
-measured, so that the same one sent again is the same row. `Tracker` does so in a thread while a sweep runs;
-what an unreachable server misses, `sweep sync` sends later.
+measured, so that the same one sent again is the same row.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ...trainables.training.checkpoints import Checkpoints
 from ..ledger.ledger import Ledger
-from ..ledger.usage import DRIVERS, Kind, attempts_of, cost, useful_cost
+from ..ledger.records import TrialRecord
+from ..ledger.usage import Kind, attempts_of, cost, useful_cost
 from ..search.budget import outlook
 from ..spec.locations import sqlite_path
 
@@ -34,9 +32,15 @@ BATCH = 500  # metrics a request; MLflow takes 1000
 class Projector:
     """Brings MLflow up to the ledger. Only the lease's holder may."""
 
-    def __init__(self, uri: str, ledger: Ledger, checkpoints: Callable[[int], Checkpoints]) -> None:
-        self.uri, self.ledger, self.checkpoints = uri, ledger, checkpoints
-        self.live: Callable[[int], bool] = lambda _: False  # whether a trial is being run
+    def __init__(
+        self,
+        uri: str,
+        ledger: Ledger,
+        checkpoints: Callable[[int], Checkpoints],
+        live: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        """`live` answers whether a trial is being run."""
+        self.uri, self.ledger, self.checkpoints, self.live = uri, ledger, checkpoints, live
         self._client: Any = None
         self._experiment: str | None = None
         self._parent: str | None = None
@@ -89,7 +93,7 @@ class Projector:
         """The sweep's time at the moment its driver was last seen, and which budget is spent."""
         from mlflow.entities import Metric
 
-        drivers = self.ledger.attributes.get(DRIVERS)
+        drivers = self.ledger.record.drivers
         known = outlook(self.ledger, None)
         at_ms = int(drivers[-1]["seen_s"] * 1000) if drivers else 0
         hours = {name: value for name, value in known.items() if name.endswith("_hours")} if drivers else {}
@@ -133,9 +137,7 @@ class Projector:
 
     def _experiment_id(self) -> str:
         if self._experiment is None:
-            self._experiment = self.experiment(
-                self.client, self.uri, self.ledger.attributes["spec"]["trainable"], self._send
-            )
+            self._experiment = self.experiment(self.client, self.uri, self.ledger.record.spec["trainable"], self._send)
         return self._experiment
 
     @staticmethod
@@ -154,7 +156,7 @@ class Projector:
             if found:
                 self._parent = str(found[0].info.run_id)
             else:
-                tags = {SWEEP: self.ledger.sweep, "refsweep.kind": "sweep", **_flat(self.ledger.attributes["spec"])}
+                tags = {SWEEP: self.ledger.sweep, "refsweep.kind": "sweep", **_flat(self.ledger.record.spec)}
                 self._parent = self._create(self.ledger.sweep, None, tags)
         return self._parent
 
@@ -163,7 +165,7 @@ class Projector:
         number = trial.number
         if number not in self._runs:
             name = f"{self.ledger.sweep}/{number}"
-            run = self.ledger.run_id(number)
+            run = self.ledger.record.run_ids.get(number)
             if run is None or not self._exists(run):
                 found = self._search(f"tags.`{TRIAL}` = '{name}'")
                 tags = {
@@ -173,7 +175,7 @@ class Projector:
                     "mlflow.parentRunId": self._parent_run(),
                 }
                 run = str(found[0].info.run_id) if found else self._create(name, trial, tags)
-                self.ledger.set_attribute(f"run:{number}", run)
+                self.ledger.set_run_id(number, run)
             self._runs[number] = run
         return self._runs[number]
 
@@ -204,9 +206,9 @@ class Projector:
         return found.history if found else []
 
     def _tags(self, trial: FrozenTrial) -> dict[str, str]:
-        wanted = ("attempt", "cause", "checkpoint", "data", "retry_of", "setting")
-        found = {f"refsweep.{k}": _text(trial.user_attrs[k]) for k in wanted if k in trial.user_attrs}
-        return {STATE: trial.state.name, **found}
+        names = ("attempt", "cause", "checkpoint", "data", "retry_of", "setting")
+        stored = TrialRecord.of(trial).as_attributes()
+        return {STATE: trial.state.name, **{f"refsweep.{n}": _text(stored[n]) for n in names if n in stored}}
 
     def _log(
         self, run: str, number: int, trial: FrozenTrial, history: Sequence[Mapping[str, Any]], tags: Mapping[str, str]
@@ -214,7 +216,7 @@ class Projector:
         from mlflow.entities import Metric, Param, RunTag
 
         first = number not in self._sent
-        params = [Param(k, _text(v)) for k, v in sorted(trial.user_attrs["config"].items())] if first else []
+        params = [Param(k, _text(v)) for k, v in sorted(TrialRecord.of(trial).config.items())] if first else []
         since = self._epochs.get(number, 0)
         metrics = [
             Metric(key, float(value), int(entry["time_ms"]), int(entry["epoch"]))
@@ -281,75 +283,3 @@ def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value) if isinstance(value, float) else str(value)
-
-
-class Tracker:
-    """Projects a sweep in a thread, while it runs."""
-
-    def __init__(self, projector: Projector, retry_s: float = 10.0, pause_s: float = 2.0) -> None:
-        """Waits `retry_s` after MLflow was away, and `pause_s` for more changes: one request tells of them all."""
-        self.projector, self.retry_s, self.pause_s = projector, retry_s, pause_s
-        self._over = threading.Event()
-        self.problem: str | None = None  # why MLflow is behind
-        self._changed: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
-        self._thread.start()
-
-    def touch(self, number: int) -> None:
-        """A trial's record has changed."""
-        self._changed.put(number)
-
-    def finish(self, state: str, patience_s: float = 60.0) -> bool:
-        """Sends the rest and the sweep's state; whether MLflow is up to date."""
-        self._over.set()
-        self._changed.put(None)
-        self._thread.join(patience_s)
-        if self._thread.is_alive():
-            self.problem = self.problem or f"still sending after {patience_s:g} s"
-        if self.problem:
-            return False
-        try:
-            self.projector.reconcile()
-            self.projector.sweep(state)
-        except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-            self.problem = _say(error)
-            return False
-        return True
-
-    def _work(self) -> None:
-        waiting: set[int] = set()
-        started = ended = False
-        while not ended:
-            ended = self._collect(waiting, self.retry_s if self.problem else None)
-            if not ended and not self.problem:
-                self._over.wait(self.pause_s)
-                ended = self._collect(waiting, 0)
-            try:
-                if not started:
-                    self.projector.sweep("running")
-                    started = True
-                for number in sorted(waiting):
-                    self.projector.trial(number)
-                    waiting.discard(number)
-                self.problem = None
-            except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-                if self.problem is None:
-                    log.warning("MLflow is behind: %s", _say(error))
-                self.problem = _say(error)
-
-    def _collect(self, waiting: set[int], timeout_s: float | None) -> bool:
-        """Waits for changes and takes all there are; whether the end was announced."""
-        try:
-            found = self._changed.get(timeout=timeout_s)
-            while True:
-                if found is None:
-                    return True
-                waiting.add(found)
-                found = self._changed.get_nowait()
-        except queue.Empty:
-            return False
-
-
-def _say(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__

@@ -22,12 +22,9 @@ from refsweep.datasets.problems import InputError
 from refsweep.orchestration.jobs import package as job_package
 from refsweep.orchestration.jobs.client import Jobs
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.ledger.status import state_of
 from refsweep.orchestration.registry.versions import versions
-from refsweep.orchestration.search.driver import Driver, run_inline
-from refsweep.orchestration.spec.schema import make_spec
-from refsweep.orchestration.sweep import settle
-from refsweep.search_spaces import toy
+from refsweep.orchestration.spec.read import make_spec, settle
+from refsweep.tests.help import facts, run_inline
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COMMAND = [sys.executable, "-c", "from refsweep.orchestration.cli.main import main; main()"]
@@ -109,19 +106,13 @@ def wait(true: Callable[[], bool], timeout_s: float = 120) -> None:
         time.sleep(0.1)
 
 
-def facts(ledger: Ledger) -> list[Any]:
-    return [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in ledger.trials]
-
-
 def undisturbed(user: User, **search: Any) -> list[Any]:
     """What the sweep comes to in one process that nothing happens to."""
     content = {**user.content, "storage": str(user.folder / "whole"), "ledger": None}
     content["search"] = {**content["search"], **search}
     content["fixed"] = {**content["fixed"], "seconds_per_epoch": 0.0}
     spec = settle(make_spec(content))
-    ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
-    ledger.take_lease()
-    run_inline(Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none"))
+    ledger = run_inline(spec)
     found = facts(ledger)
     ledger.close()
     return found
@@ -171,7 +162,7 @@ def test_a_second_submit_is_refused_stop_is_clean_and_submitting_again_goes_on(u
     assert f"runs already, as job {user.name}-1" in refused
     stopped = json.loads(user.run("stop", user.name, "--json"))
     assert (stopped["state"], stopped["clean"]) == ("stopped", True)
-    assert state_of(user.ledger) == "stopped"
+    assert user.ledger.state == "stopped"
     assert "is not running" in user.run("stop", user.name, code=2)
     found = json.loads(user.submit("--follow", "--json"))
     assert found["job"] == f"{user.name}-2", "the refused one was never a job"
@@ -197,7 +188,7 @@ def test_a_killed_driver_is_told_and_submitting_again_ends_as_if_nothing_had_hap
     _, said = following.communicate(timeout=60)
     assert following.returncode == 1
     assert "was killed by signal 9" in said
-    assert state_of(user.ledger) == "stopped"
+    assert user.ledger.state == "stopped"
     user.submit("--follow")
     assert facts(user.ledger) == undisturbed(user)
     assert {t.state.name for t in user.ledger.trials} <= {"COMPLETE", "PRUNED"}

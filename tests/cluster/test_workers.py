@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import ray
 from ray.util import placement_group_table
-from refsweep.orchestration.execution.resources import room
-from refsweep.orchestration.execution.tune import run_on_tune
-from refsweep.orchestration.ledger.ledger import Ledger, failures_of
-from refsweep.orchestration.search.driver import Driver, run_inline
-from refsweep.orchestration.spec.schema import make_spec
-from refsweep.search_spaces import toy
+from refsweep.orchestration.execution.inline import InlineBackend
+from refsweep.orchestration.execution.resources import room_now
+from refsweep.orchestration.execution.stopping import stop_requests
+from refsweep.orchestration.execution.tune import TuneBackend
+from refsweep.orchestration.ledger.records import TrialRecord
+from refsweep.orchestration.search.driver import Driver
+from refsweep.orchestration.search.protocol import Room
+from refsweep.orchestration.spec.locations import sweep_folder
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.tests.help import driver_of as driver_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -43,10 +47,7 @@ def driver_of(folder: Path, workers: Any, fixed: dict[str, Any], **parts: Any) -
             **parts,
         }
     )
-    ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
-    ledger.take_lease()
-    slots = room(spec).slots if workers != 1 else 1
-    driver = Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=slots)
+    driver = driver_for(spec, room=room_now(spec) if workers != 1 else Room(1))
     driver.forgive()
     return driver
 
@@ -54,7 +55,8 @@ def driver_of(folder: Path, workers: Any, fixed: dict[str, Any], **parts: Any) -
 def ran(driver: Driver, stop: Callable[[], bool] = lambda: False) -> Driver:
     """After it has ended; nothing of its trials is left."""
     try:
-        run_on_tune(driver, stop, lambda: None)
+        with stop_requests(sweep_folder(driver.spec)):
+            TuneBackend(lambda: None, lambda _: None).run(driver, stop)
     finally:
         driver.ledger.close()
     until = time.monotonic() + 30
@@ -71,7 +73,7 @@ def values(driver: Driver) -> list[tuple[str, dict[int, float]]]:
 def test_a_sweep_of_two_workers_is_the_sweep_of_one(tmp_path: Path):
     # toy's loss is a function of the Config and the epoch: the same asks, verdicts and values
     one = driver_of(tmp_path / "one", 1, {})
-    run_inline(one)
+    InlineBackend().run(one)
     assert {state for state, _ in values(one)} == {"COMPLETE", "PRUNED"}, "both verdicts are met"
     two = ran(driver_of(tmp_path / "two", 2, {}))
     assert values(two) == values(one)
@@ -84,9 +86,9 @@ def test_what_workers_raise_is_the_trials_failure(tmp_path: Path):
     driver = ran(driver_of(tmp_path, 2, fixed, search={"trials": 1, "pruner": "none"}, retry={"max_retries": 0}))
     (trial,) = driver.ledger.trials
     assert trial.state.name == "FAIL"
-    (failure,) = failures_of(trial)
-    assert failure["kind"] == "error"
-    assert "asked to fail in epoch 2" in failure["traceback"]
+    (failed,) = TrialRecord.of(trial).failures
+    assert failed.failure.kind == "error"
+    assert "asked to fail in epoch 2" in failed.failure.traceback
     assert set(trial.intermediate_values) == {1}
 
 
@@ -106,5 +108,5 @@ def test_a_trial_stopped_with_one_worker_goes_on_with_as_many_as_there_is_room_f
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
     assert trial.user_attrs["attempt"] == 2
     undisturbed = driver_of(tmp_path / "undisturbed", 1, slow, search={"trials": 1, "pruner": "none"})
-    run_inline(undisturbed)
+    InlineBackend().run(undisturbed)
     assert trial.intermediate_values == undisturbed.ledger.trials[0].intermediate_values

@@ -19,11 +19,15 @@ from typing import Any
 
 import pytest
 from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.search.driver import Driver, run_inline
-from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.search.driver import Driver
+from refsweep.orchestration.spec.locations import trial_folder
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.tracking.projector import SPENT_PREFIX, TRIAL, Projector
-from refsweep.search_spaces import toy
+from refsweep.tests.help import driver_of, new_ledger
+from refsweep.trainables.training.checkpoints import Checkpoints
 
 DOORS: list[tuple[type, str]] = [(Ledger, "_write"), (Store, "write"), (Store, "delete"), (Projector, "_send")]
 
@@ -70,17 +74,30 @@ def spec_of(storage: Path, sampler: str, pruner: str, trials: int = 3, **fixed: 
     )
 
 
+class Projecting:
+    """Brings MLflow up to date with every change, in the driver's own thread."""
+
+    def __init__(self, projector: Projector) -> None:
+        self.projector = projector
+
+    def attached(self, driver: Driver) -> None:
+        self.projector.live = lambda number: number in driver.live
+        self.projector.sweep("running")
+
+    def trial_changed(self, number: int) -> None:
+        self.projector.trial(number)
+
+    def ticked(self) -> None:
+        pass
+
+
 def drive(spec: SweepSpec) -> Driver:
     """Runs the sweep to its end, from whatever is there."""
-    ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
-    ledger.take_lease()
-    driver = Driver(spec, ledger, toy.space, posthoc=toy.POSTHOC, data=None, fingerprint="none")
+    ledger = new_ledger(spec)
     assert spec.tracking_uri is not None
-    projector = Projector(spec.tracking_uri, ledger, driver.checkpoints)
-    projector.live = lambda number: number in driver.live
-    driver.changed = projector.trial
-    projector.sweep("running")
-    run_inline(driver)
+    projector = Projector(spec.tracking_uri, ledger, lambda number: Checkpoints(trial_folder(spec, number)))
+    driver = driver_of(spec, ledger, observers=[Projecting(projector)])
+    InlineBackend().run(driver)
     projector.reconcile()
     projector.sweep("finished")
     return driver

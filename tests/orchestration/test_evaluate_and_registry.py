@@ -15,11 +15,14 @@ import pytest
 from refsweep.datasets.layouts.refer_kitti import ReferKitti
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
-from refsweep.orchestration import sweep
 from refsweep.orchestration.evaluate import evaluate, track
+from refsweep.orchestration.execution.tune import TuneBackend
 from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.ledger.records import SweepState
 from refsweep.orchestration.registry.registry import Registry
-from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import SweepSpec
+from refsweep.orchestration.sweep import Outcome, open_sweep
 from refsweep.trainables.training.package import Package
 
 
@@ -49,12 +52,10 @@ def swept(made: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None)
             "fixed": {**small, "epochs": 2, "batch": 8, "ema": 0.9},
         }
     )
-    outcome = sweep.run(spec, lambda: None, plain=True)
-    assert outcome.state == "finished"
-    assert outcome.behind is None
-    spec = sweep.stored_spec(outcome.ledger)
-    yield Swept(spec, outcome.ledger, str(made), Registry(str(spec.tracking_uri)))
-    outcome.ledger.close()
+    with open_sweep(spec) as sweep:
+        outcome = sweep.run(TuneBackend(lambda: None, lambda _: None))
+        assert outcome == Outcome(SweepState.FINISHED)
+        yield Swept(sweep.spec, sweep.ledger, str(made), Registry(str(sweep.spec.tracking_uri)))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_the_champion_is_the_best_trial_and_measures_what_the_ledger_says(
     assert best is not None
     assert promoted["trial"] == f"small/{best.number}"
     assert promoted["aliases"] == ["champion"]
-    assert promoted["run_id"] == swept.ledger.run_id(best.number)
+    assert promoted["run_id"] == swept.ledger.record.run_ids.get(best.number)
     figures = evaluate(champion[0], swept.data, "validation")
     assert figures["hota"] == pytest.approx(best.values[0], abs=1e-6)
     assert champion[0].setting == pytest.approx(best.user_attrs["setting"])

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 from refsweep.datasets.storage.store import Store
-from refsweep.orchestration.execution.resources import room
-from refsweep.orchestration.execution.tune import run_on_tune
-from refsweep.orchestration.ledger.ledger import Ledger, failures_of
+from refsweep.orchestration.execution.stopping import stop_requests
+from refsweep.orchestration.execution.tune import TuneBackend
+from refsweep.orchestration.ledger.records import TrialRecord
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import STOP_MARK
-from refsweep.orchestration.spec.schema import make_spec
-from refsweep.search_spaces import toy
+from refsweep.orchestration.spec.locations import sweep_folder
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.tests.help import driver_of
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -42,15 +43,14 @@ def sweep(
             "fixed": {"epochs": 3, **parts},
         }
     )
-    ledger = Ledger.create(spec.ledger_url, spec.name, ["min"], spec.as_json())
-    ledger.take_lease()
-    found = room(spec)
-    driver = Driver(spec, ledger, toy.space, posthoc={}, data=None, fingerprint="none", slots=found.slots)
+    backend = TuneBackend(lambda: None, lambda _: None)
+    driver = driver_of(spec, room=backend.room(spec, lambda: False))
     driver.forgive()
     try:
-        run_on_tune(driver, lambda: stop(driver), lambda: None)
+        with stop_requests(sweep_folder(spec)):
+            backend.run(driver, lambda: stop(driver))
     finally:
-        ledger.close()
+        driver.ledger.close()
     return driver
 
 
@@ -59,7 +59,7 @@ def states(driver: Driver) -> list[str]:
 
 
 def causes(driver: Driver) -> list[str]:
-    return [str(t.user_attrs.get("cause", "")) for t in driver.ledger.trials]
+    return [TrialRecord.of(t).cause or "" for t in driver.ledger.trials]
 
 
 def test_without_faults_all_trials_are_completed_with_all_their_epochs(tmp_path: Path):
@@ -74,10 +74,10 @@ def test_a_trial_that_raises_is_retried_in_place_and_then_failed_with_its_cause(
     driver = sweep(tmp_path, 2, fail_at_epoch=2, fail_with=where)
     assert states(driver) == ["FAIL", "FAIL"]
     for trial in driver.ledger.trials:
-        failures = failures_of(trial)
-        assert [f["action"] for f in failures] == ["retry", "fail"]
-        assert [f["attempt"] for f in failures] == [1, 2]
-        assert "asked to fail in epoch 2" in failures[0]["traceback"]
+        failures = TrialRecord.of(trial).failures
+        assert [f.action for f in failures] == ["retry", "fail"]
+        assert [f.attempt for f in failures] == [1, 2]
+        assert "asked to fail in epoch 2" in failures[0].failure.traceback
         assert trial.user_attrs["cause"] == "RuntimeError: asked to fail in epoch 2"
         assert sorted(trial.intermediate_values) == ([1] if where == "error" else [])
 
@@ -101,7 +101,7 @@ def test_out_of_memory_makes_a_region_infeasible_without_a_retry(tmp_path: Path)
     assert states(driver) == ["PRUNED", "PRUNED"]
     for trial in driver.ledger.trials:
         assert trial.constraints == {"out_of_memory": 1.0}
-        assert len(failures_of(trial)) == 1
+        assert len(TrialRecord.of(trial).failures) == 1
         assert "infeasible: OutOfMemoryError" in trial.user_attrs["cause"]
         assert trial.values == [trial.intermediate_values[1]]
 
@@ -116,26 +116,26 @@ def test_a_loss_that_is_not_a_number_makes_a_region_infeasible(tmp_path: Path):
 def test_a_trial_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path):
     driver = sweep(tmp_path, 2, fail_at_epoch=3, fail_with="kill", fail_once=str(tmp_path / "mark"), slots=2)
     assert states(driver) == ["COMPLETE", "COMPLETE"]
-    killed = [t for t in driver.ledger.trials if failures_of(t)]
+    killed = [t for t in driver.ledger.trials if TrialRecord.of(t).failures]
     assert len(killed) == 1
-    assert failures_of(killed[0])[0]["kind"] == "lost"
-    assert failures_of(killed[0])[0]["action"] == "resume", "an attempt that got somewhere costs no retry"
+    assert TrialRecord.of(killed[0]).failures[0].failure.kind == "lost"
+    assert TrialRecord.of(killed[0]).failures[0].action == "resume", "an attempt that got somewhere costs no retry"
     assert sorted(killed[0].intermediate_values) == [1, 2, 3]
 
 
 def test_a_trial_that_kills_every_worker_at_once_does_not_run_for_ever(tmp_path: Path):
     driver = sweep(tmp_path, 1, fail_at_epoch=1, fail_with="kill")
     assert states(driver) == ["FAIL"]
-    assert [f["action"] for f in failures_of(driver.ledger.trials[0])] == ["retry", "fail"]
+    assert [f.action for f in TrialRecord.of(driver.ledger.trials[0]).failures] == ["retry", "fail"]
 
 
 def test_a_trial_that_hangs_is_killed_and_taken_up_again(tmp_path: Path):
     mark = str(tmp_path / "mark")
     driver = sweep(tmp_path, 2, fail_at_epoch=2, fail_with="hang", fail_once=mark, retry={"hang_s": 10.0}, slots=2)
     assert states(driver) == ["COMPLETE", "COMPLETE"]
-    hung = [f for t in driver.ledger.trials for f in failures_of(t)]
-    assert [f["kind"] for f in hung] == ["hang"]
-    assert "silent for 10 s" in hung[0]["message"]
+    hung = [f for t in driver.ledger.trials for f in TrialRecord.of(t).failures]
+    assert [f.failure.kind for f in hung] == ["hang"]
+    assert "silent for 10 s" in hung[0].failure.message
 
 
 def test_the_same_error_in_trial_after_trial_halts_the_sweep_and_a_resume_goes_on(tmp_path: Path):
@@ -177,12 +177,11 @@ def test_asked_to_stop_live_trials_write_a_checkpoint_within_their_epoch_and_go_
 
 def test_what_an_earlier_attempt_still_says_is_not_heard(tmp_path: Path):
     driver = sweep(tmp_path, 1)
-    from refsweep.orchestration.search.driver import Verdict
-    from refsweep.orchestration.search.protocol import Report
+    from refsweep.orchestration.search.protocol import Report, Verdict
 
     driver.live[0] = 7
     entry = {"epoch": 9, "time_ms": 1, "seconds": 0.0, "metrics": {"loss": -99.0}, "setting": {}}
-    assert driver.on_report(Report(number=0, attempt=6, entries=[entry])) is Verdict.END
+    assert driver.on_result(Report(number=0, attempt=6, entries=[entry])) is Verdict.END
     assert 9 not in driver.ledger.trials[0].intermediate_values
 
 

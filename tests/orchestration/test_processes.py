@@ -16,13 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from refsweep.orchestration.ledger.ledger import Ledger, UnknownSweepError
-from refsweep.orchestration.ledger.status import state_of
-from refsweep.orchestration.search.driver import Driver, run_inline
-from refsweep.orchestration.spec.schema import make_spec
-from refsweep.orchestration.sweep import settle
+from refsweep.orchestration.ledger.database import UnknownSweepError
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.spec.read import make_spec, settle
 from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
-from refsweep.search_spaces import toy
+from refsweep.tests.help import run_inline
 
 # a first start reads gigabytes of libraries from the disk
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -125,10 +123,7 @@ def undisturbed(house: House, folder: Path) -> list[Any]:
     content = yaml.safe_load((house.folder / "spec.yaml").read_text())
     content["fixed"]["seconds_per_epoch"] = 0.0
     spec = settle(make_spec({**content, "storage": str(folder), "tracking": "none"}))
-    ledger = Ledger.create(spec.ledger_url, "s", ["min"], spec.as_json())
-    ledger.take_lease()
-    run_inline(Driver(spec, ledger, toy.space, posthoc=toy.POSTHOC, data=None, fingerprint="none"))
-    return values(ledger)
+    return values(run_inline(spec))
 
 
 def values(ledger: Ledger) -> list[Any]:
@@ -139,7 +134,7 @@ def invariants(house: House, trials: int) -> Ledger:
     """What holds of every finished sweep, whatever happened on the way."""
     ledger = house.ledger()
     assert ledger is not None
-    assert ledger.attributes["state"] == "finished"
+    assert ledger.record.state == "finished"
     assert not ledger.has_driver()
     assert len(ledger.trials) == trials
     for t in ledger.trials:
@@ -218,7 +213,7 @@ def test_stopped_by_command_and_by_ctrl_c_trials_keep_their_work_and_the_sweep_g
     assert began.returncode == 1, out
     ledger = house.ledger()
     assert ledger is not None
-    assert state_of(ledger) == "stopped"
+    assert ledger.state == "stopped"
     names = [p.name for p in (house.folder / "refsweep-out" / "s" / str(len(ledger.trials) - 1)).iterdir()]
     assert any("-batch-" in name for name in names), f"a checkpoint within an epoch: {names}"
 

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.evaluate import evaluate
+from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.registry.registry import Registry
-from refsweep.orchestration.search.driver import Driver, run_inline
-from refsweep.orchestration.search.spaces import search_space
-from refsweep.orchestration.spec.schema import SweepSpec, make_spec
-from refsweep.orchestration.tracking.projector import Projector
+from refsweep.orchestration.search.driver import Driver
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import SweepSpec
+from refsweep.orchestration.sweep import open_sweep
 from refsweep.tests.trainables import mm_people, people
 from refsweep.trainables import discovery
 
@@ -63,29 +64,30 @@ def spec_of(family: Family, folder: Path, name: str) -> SweepSpec:
     )
 
 
+class Watched:
+    """Keeps the driver, and asks it to stop when the first trial has begun: it writes a checkpoint after its first
+    batch."""
+
+    def __init__(self, stop: bool) -> None:
+        self.stop = stop
+
+    def attached(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def trial_changed(self, number: int) -> None:
+        if self.stop:
+            self.driver.request_stop()
+
+    def ticked(self) -> None:
+        pass
+
+
 def drive(family: Family, spec: SweepSpec, stop: bool = False) -> Swept:
     """Runs the sweep to its end, or until a trial is asked to stop in its first epoch."""
-    ledger = Ledger.create(spec.ledger_url, spec.name, ["max"], spec.as_json())
-    ledger.take_lease()
-    searched = search_space(spec.trainable)
-    driver = Driver(spec, ledger, searched.space, posthoc=searched.POSTHOC, data=spec.data, fingerprint="people")
-    assert spec.tracking_uri is not None
-    projector = Projector(spec.tracking_uri, ledger, driver.checkpoints)
-    projector.live = lambda number: number in driver.live
-    driver.changed = projector.trial
-    projector.sweep("running")
-    if stop:
-        start = driver._start
-
-        def start_and_stop(trial: Any) -> Any:
-            driver.stopping = True  # the trial writes a checkpoint after its first batch
-            return start(trial)
-
-        driver._start = start_and_stop  # type: ignore[method-assign]
-    run_inline(driver)
-    projector.reconcile()
-    projector.sweep("finished")
-    return Swept(family, spec, ledger, driver)
+    sweep = open_sweep(spec)
+    watched = Watched(stop)
+    sweep.run(InlineBackend(), observers=[watched])
+    return Swept(family, spec, sweep.ledger, watched.driver)
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.trainable)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 from optuna.trial import TrialState
 from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration import sweep
+from refsweep.orchestration.execution.tune import TuneBackend
 from refsweep.orchestration.ledger.lease import LeaseTakenError
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.search.driver import Driver, run_inline
-from refsweep.orchestration.spec.schema import SweepSpec, make_spec, override
+from refsweep.orchestration.spec.read import make_spec, override
+from refsweep.orchestration.spec.schema import SweepSpec
+from refsweep.orchestration.sweep import Outcome, find_sweep, open_sweep
 from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
-from refsweep.search_spaces import toy
+from refsweep.tests.help import facts, run_inline
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -41,27 +43,45 @@ def spec_of(storage: Path, *overrides: str, **parts: Any) -> SweepSpec:
     return make_spec(override({**content, **parts}, overrides))
 
 
-def run(spec: SweepSpec, **how: bool) -> sweep.Outcome:
+@dataclass
+class Run:
+    """A run of a sweep that has ended."""
+
+    outcome: Outcome
+    ledger: Ledger
+
+    @property
+    def state(self) -> str:
+        return str(self.outcome.state)
+
+
+def run(spec: SweepSpec, **how: bool) -> Run:
     """On the test session's Ray."""
-    outcome = sweep.run(spec, lambda: None, plain=True, **how)
-    outcome.ledger.close()
-    return outcome
+    with open_sweep(spec) as sweep:
+        return Run(sweep.run(TuneBackend(lambda: None, lambda _: None), **how), sweep.ledger)
 
 
-def facts(ledger: Ledger) -> list[Any]:
-    return [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in ledger.trials]
+def synced(ledger_url: str) -> dict[str, int]:
+    """What MLflow is brought up to."""
+    with find_sweep(ledger_url, "s") as sweep:
+        return sweep.sync()
+
+
+def extended(ledger_url: str, *changes: str) -> SweepSpec:
+    """The stored spec of the sweep, changed."""
+    with find_sweep(ledger_url, "s") as sweep:
+        sweep.change(changes)
+        return sweep.spec
 
 
 def test_a_finished_sweep_is_extended_and_ends_as_one_that_was_longer_from_the_start(tmp_path: Path):
     short = run(spec_of(tmp_path / "a"))
     assert (short.state, len(short.ledger.trials)) == ("finished", 2)
     ends = [t.datetime_complete for t in short.ledger.trials]
-    stored = Ledger.open(short.ledger.url, "s")
-    longer = run(sweep.stored_spec(stored, ["search.trials=5"]), resuming=True)
-    stored.close()
+    longer = run(extended(short.ledger.url, "search.trials=5"), resuming=True)
     assert [t.datetime_complete for t in longer.ledger.trials[:2]] == ends, "what was finished is left alone"
     assert facts(longer.ledger) == inline(spec_of(tmp_path / "b", "search.trials=5"))
-    assert longer.ledger.attributes["spec"]["search"]["trials"] == 5
+    assert longer.ledger.record.spec["search"]["trials"] == 5
 
 
 def test_a_failed_trial_is_tried_again_by_a_successor_from_its_checkpoint(tmp_path: Path):
@@ -99,7 +119,7 @@ def test_a_second_driver_is_refused_and_the_first_loses_nothing(tmp_path: Path):
     with pytest.raises(LeaseTakenError, match="sweep 's' has a driver already"):
         run(spec_of(tmp_path, "search.trials=3"))
     with pytest.raises(LeaseTakenError):
-        sweep.sync(Ledger.open(first.url, "s"))
+        synced(first.url)
     assert first.still_ours()
     first.close()
 
@@ -116,7 +136,7 @@ def test_changed_data_is_refused(tmp_path: Path, made_copy: Path):
 def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(tmp_path: Path):
     spent = run(spec_of(tmp_path, "search.trials=4", "fixed.seconds_per_epoch=0.4", "budget.cpu_hours=0.0004"))
     assert spent.state == "stopped"
-    assert re.fullmatch(r"budget.cpu_hours is spent: 0.000\d+ of 0.0004", spent.cause)
+    assert re.fullmatch(r"budget.cpu_hours is spent: 0.000\d+ of 0.0004", spent.outcome.cause)
     assert 1 <= len(spent.ledger.trials) < 4
     more = run(spec_of(tmp_path, "search.trials=4", "fixed.seconds_per_epoch=0.4"))
     assert [t.state.name for t in more.ledger.trials] == ["COMPLETE"] * 4
@@ -182,39 +202,35 @@ def test_mlflow_away_from_start_to_end_costs_nothing_and_sync_sends_everything_o
     spec = spec_of(tmp_path / "s", "search.trials=3", *failing, tracking=uri)
     outcome = run(spec)
     assert outcome.state == "finished"
-    assert outcome.behind is not None
+    assert outcome.outcome.mlflow_behind is not None
     assert [t.state.name for t in outcome.ledger.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     start()
     for _ in range(2):
-        ledger = Ledger.open(spec.ledger_url, "s")
-        assert sweep.sync(ledger) == {"trials": 3, "deleted": 0}
-        ledger.close()
+        assert synced(spec.ledger_url) == {"trials": 3, "deleted": 0}
+    ledger = Ledger.open(spec.ledger_url, "s")
+    ledger.close()
     found = in_mlflow(uri)
     assert [name for name, *_ in found] == ["", "s/0", "s/1", "s/2"]
     assert [status for _, _, status, *_ in found] == ["FINISHED", "FAILED", "FINISHED", "FINISHED"]
     for trial, (_, run_id, _, params, metrics) in zip(ledger.trials, found[1:], strict=True):
-        assert ledger.run_id(trial.number) == run_id
+        assert ledger.record.run_ids[trial.number] == run_id
         assert [(step, value) for step, value, _ in metrics["loss"]] == sorted(trial.intermediate_values.items())
         assert float(params["x"]) == trial.params["x"]
-    ledger = Ledger.open(spec.ledger_url, "s")
-    sweep.sync(ledger)
-    ledger.close()
+    synced(spec.ledger_url)
     assert in_mlflow(uri) == found
 
 
 def test_runs_that_the_ledger_does_not_name_and_runs_left_running_are_put_right(tmp_path: Path):
     spec = spec_of(tmp_path, tracking=f"sqlite:///{tmp_path}/mlflow.db")
     outcome = run(spec)
-    assert outcome.behind is None
+    assert outcome.outcome.mlflow_behind is None
     before = in_mlflow(str(spec.tracking_uri))
     client = make_client(str(spec.tracking_uri))
     experiment = client.get_experiment_by_name("toy").experiment_id
     for stray in ("s/1", "s/7"):
         client.create_run(experiment, tags={SWEEP: "s", TRIAL: stray})
     client.update_run(before[1][1], status="RUNNING")
-    ledger = Ledger.open(spec.ledger_url, "s")
-    assert sweep.sync(ledger) == {"trials": 2, "deleted": 2}
-    ledger.close()
+    assert synced(spec.ledger_url) == {"trials": 2, "deleted": 2}
     assert in_mlflow(str(spec.tracking_uri)) == before
 
 
@@ -261,15 +277,12 @@ def halted_by(spec: SweepSpec) -> str:
         outcome = run(spec)
     except Exception as error:  # noqa: BLE001  where even the halt can't be written; the command line tells them apart
         return str(error)
-    return str(outcome.cause) if outcome.state == "halted" and outcome.bad_input else ""
+    return str(outcome.outcome.cause) if outcome.state == "halted" and outcome.outcome.bad_input else ""
 
 
 def inline(spec: SweepSpec) -> list[Any]:
     """The same sweep in this process, without Ray."""
-    ledger = Ledger.create(spec.ledger_url, "s", ["min"], spec.as_json())
-    ledger.take_lease()
-    run_inline(Driver(spec, ledger, toy.space, posthoc=toy.POSTHOC, data=None, fingerprint="none"))
-    return facts(ledger)
+    return facts(run_inline(spec))
 
 
 def test_a_truncated_frame_halts_the_sweep_and_is_named(tmp_path: Path, made_copy: Path):
@@ -280,6 +293,6 @@ def test_a_truncated_frame_halts_the_sweep_and_is_named(tmp_path: Path, made_cop
     parts: dict[str, Any] = {"objective": {"metric": "hota", "mode": "max"}, "data": str(made_copy), "fixed": fixed}
     outcome = run(spec_of(tmp_path / "s", trainable="ikun", **parts))
     assert outcome.state == "halted"
-    assert outcome.bad_input
-    assert ".png" in str(outcome.cause)
+    assert outcome.outcome.bad_input
+    assert ".png" in str(outcome.outcome.cause)
     assert all(t.state == TrialState.RUNNING for t in outcome.ledger.trials)

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from refsweep.orchestration import sweep
 from refsweep.orchestration.cli import main as cli
 from refsweep.orchestration.execution import ray_start
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.spec.schema import make_spec
+from refsweep.orchestration.spec.read import make_spec, settle
 from refsweep.trainables import discovery
 
 Refsweep = Callable[..., tuple[int, str, str]]
@@ -319,7 +318,7 @@ def test_a_training_that_goes_wrong_is_no_bad_input(refsweep: Refsweep):
 
 
 def test_the_status_of_a_sweep_has_the_documented_fields(refsweep: Refsweep, tmp_path: Path):
-    spec = sweep.settle(make_spec(TOY))
+    spec = settle(make_spec(TOY))
     ledger = Ledger.create(spec.ledger_url, "s", ["min"], spec.as_json())
     ledger.close()
     code, out, _ = refsweep("sweep", "status", "s", "--json")

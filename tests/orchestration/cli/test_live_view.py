@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from refsweep.orchestration.cli.live_view import View, summary
+from refsweep.orchestration.cli.live_view import ProgressTable, progress_view
+from refsweep.orchestration.cli.summary import summary
 from refsweep.orchestration.search.budget import duration
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, Report
 from refsweep.tests.help import toy_driver
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 
@@ -26,13 +28,13 @@ def driver(tmp_path: Path) -> Driver:
 
 
 def say(driver: Driver, losses: list[float], *, final: bool = False) -> None:
-    trial = driver.next()
+    trial = driver.next_action()
     assert isinstance(trial, Assignment)
     rows = [
         {"epoch": i, "time_ms": i, "seconds": 1.0, "metrics": {"loss": v}, "setting": {}}
         for i, v in enumerate(losses, 1)
     ]
-    driver.on_report(Report(number=trial.number, attempt=1, entries=rows, final=final))
+    driver.on_result(Report(number=trial.number, attempt=1, entries=rows, final=final))
 
 
 def text(table: Table) -> str:
@@ -42,8 +44,10 @@ def text(table: Table) -> str:
 
 
 def test_the_live_table_shows_state_epoch_value_best_and_time_left(driver: Driver):
-    view = View(driver, plain=True)
-    shown = text(view._table())
+    view = ProgressTable(Live())
+    view.attached(driver)
+    view._done_before = 0  # all of it while the view looked on
+    shown = text(view._table(driver))
     assert "s: 1 of 3 trials" in shown
     first, second = (line.split("│")[1:-1] for line in shown.splitlines() if "/4" in line)
     assert [c.strip() for c in first] == ["0", "complete", "4/4", "2.5", "*", ""]
@@ -51,9 +55,10 @@ def test_the_live_table_shows_state_epoch_value_best_and_time_left(driver: Drive
 
 
 def test_plain_lines_say_every_change_once(driver: Driver, capsys: pytest.CaptureFixture[str]):
-    with View(driver, plain=True) as view:
-        view.tick()
-        view.tick()
+    with progress_view(plain=True) as view:
+        view.attached(driver)
+        view.ticked()
+        view.ticked()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("trial 0  complete  epoch 4/4  loss 2.5  best 2.5 (trial 0)")
@@ -62,7 +67,7 @@ def test_plain_lines_say_every_change_once(driver: Driver, capsys: pytest.Captur
 
 def test_a_summary_marks_the_best_and_says_how_trials_ended(driver: Driver):
     driver.ledger.tell(1, TrialState.PRUNED, [6.5])
-    shown = text(summary(driver.ledger, driver.ledger.attributes["spec"], "finished"))
+    shown = text(summary(driver.ledger, "finished"))
     assert "sweep s: finished (1 complete, 1 pruned)" in shown
     assert "*0" in shown
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from refsweep.orchestration.execution.resources import room_on
-from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import SweepSpec
 
 GPU_NODE = {"CPU": 16.0, "GPU": 4.0}
 

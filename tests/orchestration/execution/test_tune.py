@@ -30,11 +30,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def bridge(monkeypatch: pytest.MonkeyPatch, killed: list[Any]) -> executor._Bridge:
     monkeypatch.setattr("ray.kill", killed.append)
-    monkeypatch.setattr(executor._Bridge, "_count", lambda _: None)
+    monkeypatch.setattr(executor._Bridge, "_count_nodes", lambda _: None)
     spec = SimpleNamespace(retry=SimpleNamespace(hang_s=30.0))
-    budget = SimpleNamespace(beat=lambda: None)
-    driver: Any = SimpleNamespace(spec=spec, budget=budget, must_stop=lambda: False, live={})
-    return executor._Bridge(driver, lambda: False, lambda: None)
+    driver: Any = SimpleNamespace(spec=spec, tick=lambda: None, must_stop=lambda: False, live={})
+    return executor._Bridge(driver, lambda: False)
 
 
 def test_a_silent_trial_is_killed_but_not_for_what_the_driver_did_not_hear(
@@ -65,7 +64,7 @@ def test_the_interface_of_an_address_is_found():
 
 
 def test_that_the_head_is_silent_is_said_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(head_watch, "LOOK_S", 0.02)
+    monkeypatch.setattr(head_watch, "HEAD_POLL_S", 0.02)
     said: list[str] = []
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))

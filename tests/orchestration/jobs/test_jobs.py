@@ -25,7 +25,8 @@ from refsweep.orchestration.jobs.package import JOB_FILE, check_places, runtime_
 from refsweep.orchestration.registry.versions import mismatches, versions
 from refsweep.orchestration.registry.wheel import code_hash, write_wheel
 from refsweep.orchestration.spec.credentials import holds_password, looks_secret, names_needed, plain_settings
-from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import SweepSpec
 
 
 def spec_of(**parts: Any) -> SweepSpec:
@@ -184,7 +185,7 @@ def test_tune_copies_no_secret_into_what_ray_logs(monkeypatch: pytest.MonkeyPatc
         return str(class_cache._ActorClassCache().get(type("Any", (), {}))._default_options)
 
     assert copied().count("hunter2") == 4, "Ray's own way: this test can fail"
-    with executor._tunes_settings():
+    with executor._tune_environment():
         assert "hunter2" not in copied()
         assert "PL_DISABLE_FORK" in copied()
     assert copied().count("hunter2") == 4

@@ -21,8 +21,8 @@ from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger import ledger as ledger_module
 from refsweep.orchestration.ledger.lease import LeaseTakenError
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.ledger.sql import Records
-from refsweep.orchestration.search.sampling import make_sampler
+from refsweep.orchestration.ledger.sql import StudyWriter
+from refsweep.tests.help import asked as ask_for
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
@@ -71,8 +71,7 @@ def reopened(ledger: Ledger) -> Ledger:
 
 
 def asked(ledger: Ledger) -> FrozenTrial:
-    sampler = make_sampler("random", 0, len(ledger.trials), startup=None, slots=1, grid=None)
-    return ledger.ask(sampler, lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)}, dict)
+    return ask_for(ledger, lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)})
 
 
 def test_a_second_driver_is_refused_while_the_first_lives_and_not_once_it_is_killed(ledger: Ledger):
@@ -204,10 +203,10 @@ def test_what_a_driver_writes_after_its_connections_were_cut_is_there_once(ledge
     asked(ledger)
     steps: list[Callable[[], Any]] = [
         lambda: ledger.report(0, 1, [0.5]),
-        lambda: ledger.note(0, "cause", "none"),
+        lambda: ledger.update_trial(0, cause="none"),
         lambda: ledger.tell(0, TrialState.COMPLETE, [0.5]),
         lambda: asked(ledger),
-        lambda: ledger.set_attribute("state", "running"),
+        lambda: ledger.update_sweep(state="running"),
         ledger.refresh,
     ]
     for step in steps:
@@ -275,7 +274,7 @@ def test_what_is_no_error_of_the_database_is_not_tried_again(ledger: Ledger, nap
 
 def lose_the_first_answer(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """The database does what it is asked, and the connection is lost before it can say so."""
-    original, answers = getattr(Records, method), [StorageInternalError("connection lost")]
+    original, answers = getattr(StudyWriter, method), [StorageInternalError("connection lost")]
 
     def lossy(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
@@ -283,7 +282,7 @@ def lose_the_first_answer(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
             raise answers.pop()
         return result
 
-    monkeypatch.setattr(Records, method, lossy)
+    monkeypatch.setattr(StudyWriter, method, lossy)
 
 
 def test_a_trial_whose_creation_was_not_answered_is_not_made_twice(

@@ -18,9 +18,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.ledger.ledger import Ledger, UnknownSweepError, sweeps_in
+from refsweep.orchestration.ledger.database import UnknownSweepError, sweeps_in
+from refsweep.orchestration.ledger.failure import FailedAttempt, Failure
+from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.ledger.records import SweepRecord
 from refsweep.orchestration.search.sampling import SamplerName, ask, make_sampler
 from refsweep.orchestration.spec.locations import check_url
+from refsweep.tests.help import asked as ask_for
 
 SPEC = {"name": "s"}
 
@@ -33,9 +37,8 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
-def asked(ledger: Ledger, sampler: SamplerName = "random") -> FrozenTrial:
-    chosen = make_sampler(sampler, 0, len(ledger.trials), startup=2, slots=1, grid=None)
-    return ledger.ask(chosen, space, lambda fields: {"config": dict(fields), "attempt": 1, "data": "f00d"})
+def asked(ledger: Ledger, sampler: str = "random") -> FrozenTrial:
+    return ask_for(ledger, space, sampler, startup=2)
 
 
 def reopened(ledger: Ledger) -> Ledger:
@@ -58,7 +61,7 @@ class Writes:
 def test_creating_again_finds_what_is_there(ledger: Ledger):
     asked(ledger)
     again = Ledger.create(ledger.url, "s", ["max"], {"name": "other"})
-    assert again.attributes == {"spec": SPEC}
+    assert again.record == SweepRecord(spec=SPEC)
     assert again.directions == [StudyDirection.MINIMIZE]
     assert again.trials == ledger.trials
     assert sweeps_in(ledger.url) == ["s"]
@@ -70,15 +73,15 @@ def killed(*_: Any) -> None:
 
 def test_a_sweep_whose_maker_died_before_its_spec_was_written_is_made_anew(ledger_url: str):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ledger, "set_attribute", killed)
+        patch.setattr(Ledger, "_write_attribute", killed)
         with pytest.raises(KeyboardInterrupt):
             Ledger.create(ledger_url, "s", ["max"], {"name": "dead"})
     assert Ledger.find(ledger_url, "s") is None
     with pytest.raises(UnknownSweepError, match="no sweep 's'"):
         Ledger.open(ledger_url, "s")
     made = Ledger.create(ledger_url, "s", ["min"], SPEC)
-    assert (made.attributes, made.directions, made.trials) == ({"spec": SPEC}, [StudyDirection.MINIMIZE], [])
-    assert Ledger.open(ledger_url, "s").attributes == {"spec": SPEC}
+    assert (made.record, made.directions, made.trials) == (SweepRecord(spec=SPEC), [StudyDirection.MINIMIZE], [])
+    assert Ledger.open(ledger_url, "s").record == SweepRecord(spec=SPEC)
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(ledger: Ledger):
@@ -118,12 +121,12 @@ def test_a_trials_record_is_read_back_as_it_was_written(ledger: Ledger):
         asked(ledger)
     ledger.report(0, 1, [0.25])
     ledger.report(0, 2, [1e-300])
-    ledger.note(0, "failures", [{"kind": "lost", "message": 'é "quoted"\n'}])
+    ledger.update_trial(0, failures=[FailedAttempt(Failure("lost", 'é "quoted"\n'), 1, "resume", "f00d")])
     ledger.tell(0, TrialState.COMPLETE, [0.1 + 0.2])
     ledger.violate(1, "out_of_memory")
     ledger.tell(1, TrialState.PRUNED, None)
     ledger.tell(2, TrialState.FAIL, None)
-    ledger.set_attribute("run:0", "abc")
+    ledger.set_run_id(0, "abc")
     found = reopened(ledger)
     assert found.trials == ledger.trials
     assert found.trials[0].intermediate_values == {1: 0.25, 2: 1e-300}
@@ -133,7 +136,7 @@ def test_a_trials_record_is_read_back_as_it_was_written(ledger: Ledger):
     assert [t.state.name for t in found.trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert [t.number for t in found.running()] == [3]
     assert (found.reported(0), found.reported(1)) == ({1, 2}, set())
-    assert (found.run_id(0), found.run_id(1)) == ("abc", None)
+    assert found.record.run_ids == {0: "abc"}
 
 
 def test_writing_again_changes_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
@@ -141,14 +144,14 @@ def test_writing_again_changes_nothing(ledger: Ledger, monkeypatch: pytest.Monke
 
     def write() -> list[FrozenTrial]:
         ledger.report(0, 1, [0.5])
-        ledger.note(0, "cause", "so it is")
+        ledger.update_trial(0, cause="so it is")
         ledger.violate(0, "non_finite")
         return reopened(ledger).trials
 
     first = write()
     assert write() == first == ledger.trials
     writes = Writes(monkeypatch)
-    ledger.note(0, "cause", "so it is")
+    ledger.update_trial(0, cause="so it is")
     ledger.violate(0, "non_finite")
     assert writes.count == 0
 
@@ -176,11 +179,11 @@ def test_a_successor_has_the_failed_trials_parameters_and_does_not_count(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ):
     failed = asked(ledger)
-    ledger.note(0, "failures", [{"kind": "error"}])
+    ledger.update_trial(0, failures=[FailedAttempt(Failure("error", "no"), 1, "fail", "f00d")])
     ledger.violate(0, "out_of_memory")
     ledger.tell(0, TrialState.FAIL, None)
     writes = Writes(monkeypatch)
-    successor = ledger.succeed(ledger.trials[0])
+    successor = ledger.create_retry(ledger.trials[0])
     assert writes.count == 1
     assert (successor.number, successor.state) == (1, TrialState.RUNNING)
     assert (successor.params, successor.distributions) == (failed.params, failed.distributions)
@@ -195,7 +198,7 @@ def test_a_successor_has_the_failed_trials_parameters_and_does_not_count(
 def test_a_successor_keeps_the_fingerprint_of_its_data(ledger: Ledger):
     asked(ledger)
     ledger.tell(0, TrialState.FAIL, None)
-    assert ledger.succeed(ledger.trials[0]).user_attrs["data"] == "f00d"
+    assert ledger.create_retry(ledger.trials[0]).user_attrs["data"] == "f00d"
 
 
 def test_several_objectives_keep_their_epochs_as_attributes(ledger_url: str):
@@ -275,7 +278,10 @@ def test_a_new_database_is_made_by_many_at_once(kind: str, request: pytest.Fixtu
         url = f"{server}/{name}"
     code = """
 import sys
+from refsweep.orchestration.ledger.failure import FailedAttempt, Failure
 from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.ledger.records import SweepRecord
+from refsweep.tests.help import asked as ask_for
 print("ready", flush=True)
 sys.stdin.readline()
 Ledger.create(sys.argv[1], sys.argv[2], ["min"], {"name": sys.argv[2]})
@@ -309,14 +315,10 @@ def test_the_count_of_searched_trials_is_that_of_all_but_successors(ledger: Ledg
         return sum("retry_of" not in t.user_attrs for t in ledger.trials)
 
     for turn in range(3):
-        made = ledger.ask(
-            make_sampler("random", 0, len(ledger.trials), startup=None, slots=1, grid=None),
-            lambda trial: {"x": trial.suggest_float("x", 0, 1)},
-            lambda fields: {"config": fields, "data": "none", "attempt": 1},
-        )
+        made = ask_for(ledger, lambda trial: {"x": trial.suggest_float("x", 0, 1)})
         assert ledger.searched() == slow() == turn + 1
         ledger.tell(made.number, TrialState.FAIL, None)
-        ledger.succeed(ledger.trials[made.number])
+        ledger.create_retry(ledger.trials[made.number])
         assert ledger.searched() == slow() == turn + 1
     ledger.refresh()
     assert (ledger.searched(), len(ledger.trials)) == (3, 6)

@@ -22,7 +22,7 @@ def test_what_a_driver_reads_waits_for_a_database_that_is_away(ledger: Ledger, m
             raise StorageInternalError("no connection")
         return read(trial_id)
 
-    create, end = ledger._records.create, ledger._records.end
+    create, end = ledger._writer.create, ledger._writer.end
 
     def unanswered(*words: Any) -> None:
         create(*words)
@@ -32,8 +32,8 @@ def test_what_a_driver_reads_waits_for_a_database_that_is_away(ledger: Ledger, m
         raise UpdateFinishedTrialError
 
     # what is written but not answered is read
-    monkeypatch.setattr(ledger._records, "create", unanswered)
-    monkeypatch.setattr(ledger._records, "end", told_before)
+    monkeypatch.setattr(ledger._writer, "create", unanswered)
+    monkeypatch.setattr(ledger._writer, "end", told_before)
     monkeypatch.setattr(ledger._storage, "get_trial", get_trial)
     monkeypatch.setattr("refsweep.orchestration.ledger.ledger.time.sleep", lambda _: None)
     made = asked(ledger)
@@ -47,9 +47,10 @@ def test_only_the_thread_that_took_the_lease_reads_anew(ledger: Ledger, monkeypa
     # a tracker that did would put an older snapshot over what the driver has written meanwhile
     ledger.take_lease()
     again: list[int] = []
+    calls: list[int] = []  # each writes another value
     monkeypatch.setattr(ledger, "still_ours", lambda: bool(again.append(threading.get_ident())))
     monkeypatch.setattr("refsweep.orchestration.ledger.ledger.time.sleep", lambda _: None)
-    write = ledger._records.set_attribute
+    write = ledger._writer.set_attribute
 
     def set_attribute() -> None:
         failed: list[bool] = []
@@ -60,8 +61,9 @@ def test_only_the_thread_that_took_the_lease_reads_anew(ledger: Ledger, monkeypa
                 raise StorageInternalError("no connection")
             write(*words)
 
-        monkeypatch.setattr(ledger._records, "set_attribute", once)
-        ledger.set_attribute("x", 1)
+        monkeypatch.setattr(ledger._writer, "set_attribute", once)
+        calls.append(1)
+        ledger.update_sweep(forgiven=len(calls))
 
     thread = threading.Thread(target=set_attribute)
     thread.start()

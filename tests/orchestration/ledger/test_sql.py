@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from refsweep.orchestration.ledger import sql as records_module
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.ledger.sql import Records, as_stored
+from refsweep.orchestration.ledger.sql import StudyWriter, as_stored
 
 KINDS: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-5, 1e-1, log=True),
@@ -82,7 +82,7 @@ def test_every_write_leaves_the_rows_that_optunas_own_leaves(
     if values is None and state is TrialState.COMPLETE:
         values = [1e-300]
     theirs, ours = study(storage, "theirs", 2), study(storage, "ours", 2)
-    records = Records(storage, ours, ())
+    records = StudyWriter(storage, ours, ())
     storage.set_study_user_attr(theirs, "spec", {"b": (1, 2)})
     storage.set_study_user_attr(theirs, "spec", {"b": None})
     records.set_attribute("spec", {"b": (1, 2)})
@@ -109,14 +109,14 @@ def test_every_write_leaves_the_rows_that_optunas_own_leaves(
 
 def test_a_new_trial_is_known_as_it_is_read_back(storage: RDBStorage):
     made = template()
-    trial_id = Records(storage, study(storage, "s"), ()).create(made, 0)
+    trial_id = StudyWriter(storage, study(storage, "s"), ()).create(made, 0)
     assert trial_id is not None
     assert as_stored(made, 0, trial_id) == storage.get_trial(trial_id)
 
 
 def test_what_is_over_is_not_written_to(storage: RDBStorage):
     mine = study(storage, "s")
-    records = Records(storage, mine, ())
+    records = StudyWriter(storage, mine, ())
     trial_id = records.create(template(), 0)
     assert trial_id is not None
     at = datetime.now()
@@ -135,7 +135,7 @@ def test_what_is_over_is_not_written_to(storage: RDBStorage):
 
 def test_a_number_that_is_taken_is_not_given_again(storage: RDBStorage):
     mine = study(storage, "s")
-    records = Records(storage, mine, ())
+    records = StudyWriter(storage, mine, ())
     assert records.create(template(), 0) is not None
     before = rows(storage, mine)
     assert records.create(template(depth=1), 0) is None
@@ -144,9 +144,9 @@ def test_a_number_that_is_taken_is_not_given_again(storage: RDBStorage):
 
 def test_a_parameter_of_another_kind_than_before_is_refused_and_nothing_is_written(storage: RDBStorage):
     mine = study(storage, "s")
-    Records(storage, mine, ()).create(template(), 0)
+    StudyWriter(storage, mine, ()).create(template(), 0)
     before = rows(storage, mine)
-    later = Records(storage, mine, storage.get_all_trials(mine))
+    later = StudyWriter(storage, mine, storage.get_all_trials(mine))
     other = template()
     other.distributions = {**KINDS, "mode": CategoricalDistribution(["a", "b"])}
     other.params = {**PARAMS, "mode": "a"}
@@ -156,7 +156,7 @@ def test_a_parameter_of_another_kind_than_before_is_refused_and_nothing_is_writt
 
 
 def test_an_end_is_written_whole_or_not_at_all(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
-    made = ledger._create(template())
+    made = ledger.create_trial(template())
 
     def killed(_: datetime) -> datetime:
         raise KeyboardInterrupt
@@ -164,18 +164,18 @@ def test_an_end_is_written_whole_or_not_at_all(ledger: Ledger, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(records_module, "_utc", killed)  # the last thing that is asked for
         with pytest.raises(KeyboardInterrupt):
-            ledger.tell(0, TrialState.COMPLETE, [0.5], {"cause": "so it is"})
+            ledger.tell(0, TrialState.COMPLETE, [0.5], cause="so it is")
     with contextlib.closing(Ledger.open(ledger.url, "s")) as found:
         assert found.trials == [made]
-    ledger.tell(0, TrialState.COMPLETE, [0.5], {"cause": "so it is", "setting": {"a": (1, 2)}})
+    ledger.tell(0, TrialState.COMPLETE, [0.5], cause="so it is", setting={"a": 0.5})
     with contextlib.closing(Ledger.open(ledger.url, "s")) as found:
         assert found.trials == ledger.trials
-        assert found.trials[0].user_attrs["setting"] == {"a": [1, 2]}
+        assert found.trials[0].user_attrs["setting"] == {"a": 0.5}
 
 
 def test_a_database_that_is_away_is_said_as_optuna_says_it():
     storage = RDBStorage("sqlite://")
-    records = Records(storage, study(storage, "s"), ())
+    records = StudyWriter(storage, study(storage, "s"), ())
     sqlalchemy.MetaData().reflect(storage.engine)
     with storage.engine.begin() as connection:
         connection.execute(sqlalchemy.text("DROP TABLE trials"))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from refsweep.orchestration.ledger.failure import Failure
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.status import status
 from refsweep.orchestration.ledger.usage import Devices, attempts_of, devices_of, with_useful
 from refsweep.orchestration.search.budget import outlook
-from refsweep.orchestration.search.driver import Driver, Next, Verdict
-from refsweep.orchestration.search.failures import Failure
-from refsweep.orchestration.search.protocol import Assignment, Report
-from refsweep.orchestration.spec.schema import Resources, make_spec
+from refsweep.orchestration.search.driver import Driver
+from refsweep.orchestration.search.protocol import Assignment, NoTrial, Report, Room, Verdict
+from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.schema import Resources
 from refsweep.orchestration.tracking.projector import Projector
-from refsweep.search_spaces import toy
+from refsweep.tests.help import driver_of
 from refsweep.trainables.training.checkpoints import Name
 
 EPOCHS = 3
@@ -46,8 +46,7 @@ class Sweep:
         spec = self.spec
         ledger = Ledger.create(spec.ledger_url, "b", ["min"], spec.as_json())
         ledger.take_lease()
-        kept: dict[str, Any] = {"posthoc": {}, "data": None, "fingerprint": "none", "clock": lambda: self.now_s}
-        return Driver(spec, ledger, toy.space, slots=self.slots, gpus=self.gpus, **kept)
+        return driver_of(spec, ledger, Room(self.slots, self.gpus), clock=lambda: self.now_s)
 
     def killed_and_resumed(self, after_s: float) -> None:
         """The driver writes nothing more; its lease is free."""
@@ -56,7 +55,7 @@ class Sweep:
         self.driver = self.new_driver()
 
     def start(self) -> Assignment:
-        found = self.driver.next()
+        found = self.driver.next_action()
         assert isinstance(found, Assignment)
         return found
 
@@ -74,7 +73,7 @@ class Sweep:
             "setting": {},
         }
         found.save(Name(a.attempt, epoch), {}, {}, {"history": [*history, entry], "final": final}, set())
-        return self.driver.on_report(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final))
+        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final))
 
     def hours(self, *, running: bool = True) -> dict[str, float]:
         """The outlook in seconds."""
@@ -118,7 +117,7 @@ def test_a_failed_attempt_and_its_repetition_are_charged_and_what_was_kept_is_us
     sweep.now_s += 10
     sweep.epoch(a, 1, 10.0)
     sweep.now_s += 7  # into the second epoch, which is lost
-    sweep.driver.on_failure(a.number, 1, Failure("lost", "the worker was lost"))
+    sweep.driver.on_attempt_lost(a.number, 1, Failure("lost", "the worker was lost"))
     sweep.now_s += 3  # nobody runs
     again = sweep.start()
     sweep.now_s += 11
@@ -160,9 +159,9 @@ def test_what_the_driver_counts_as_it_goes_is_what_the_ledger_adds_up_to(tmp_pat
             sweep.killed_and_resumed(1000)
             live = []
         if step == 5 and live:
-            sweep.driver.on_failure(live[0][0].number, live[0][0].attempt, Failure("lost", "gone"))
+            sweep.driver.on_attempt_lost(live[0][0].number, live[0][0].attempt, Failure("lost", "gone"))
             live.pop(0)
-        while len(live) < 2 and isinstance(found := sweep.driver.next(), Assignment):
+        while len(live) < 2 and isinstance(found := sweep.driver.next_action(), Assignment):
             live.append((found, len(sweep.driver.ledger.trials[found.number].intermediate_values)))
         sweep.driver.budget.beat()
         a, done = live.pop(0) if live else (None, 0)
@@ -184,21 +183,21 @@ def test_a_spent_budget_ends_asking_and_stops_live_trials_and_a_larger_one_goes_
     assert not sweep.driver.must_stop()
     sweep.now_s += 0.2
     assert sweep.driver.must_stop()
-    assert sweep.driver.next() is Next.WAIT
-    said = str(sweep.driver.ledger.attributes["spent"])
+    assert sweep.driver.next_action() is NoTrial.WAIT
+    said = str(sweep.driver.ledger.record.spent)
     assert said.startswith(f"budget.{name} is spent: {100.1 * per_s / 3600:.4g} of {100 * per_s / 3600:.4g}")
     for a in live:
-        sweep.driver.on_report(Report(number=a.number, attempt=a.attempt, stopped=True))
-    assert sweep.driver.next() is Next.FINISHED
+        sweep.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True))
+    assert sweep.driver.next_action() is NoTrial.FINISHED
     sweep.driver.budget.end()
     assert [t.state.name for t in sweep.driver.ledger.trials] == ["RUNNING"] * 2
     sweep.killed_and_resumed(500)
-    assert sweep.driver.next() is Next.FINISHED, "the same budget is still spent, whoever drives"
+    assert sweep.driver.next_action() is NoTrial.FINISHED, "the same budget is still spent, whoever drives"
     content = sweep.spec.as_json()
     content["budget"][name] *= 2
     sweep.spec = make_spec(content)
     sweep.killed_and_resumed(500)
-    assert isinstance(sweep.driver.next(), Assignment)
+    assert isinstance(sweep.driver.next_action(), Assignment)
 
 
 def test_a_budget_spent_by_the_last_trial_stops_nothing(tmp_path: Path):
@@ -208,7 +207,7 @@ def test_a_budget_spent_by_the_last_trial_stops_nothing(tmp_path: Path):
         sweep.now_s += 10
         sweep.epoch(a, epoch, 10.0, final=epoch == 3)
     assert not sweep.driver.must_stop()
-    assert "spent" not in sweep.driver.ledger.attributes
+    assert sweep.driver.ledger.record.spent is None
 
 
 def test_the_forecast_by_hand(tmp_path: Path):
@@ -217,7 +216,7 @@ def test_the_forecast_by_hand(tmp_path: Path):
     sweep.now_s += 10
     for epoch in (1, 2, 3):
         sweep.epoch(first, epoch, 3.0, final=epoch == 3)  # 20 CPU-seconds, complete
-    sweep.driver.on_failure(second.number, 1, Failure("out_of_memory", "no memory"))  # 20, pruned
+    sweep.driver.on_attempt_lost(second.number, 1, Failure("out_of_memory", "no memory"))  # 20, pruned
     third = sweep.start()
     sweep.now_s += 5
     assert third.number == 2

@@ -15,7 +15,15 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.search.sampling import Held, SamplerName, ask, grid_size, make_sampler, quiet, seed_of
+from refsweep.orchestration.search.sampling import (
+    PinnedTrial,
+    SamplerName,
+    ask,
+    grid_size,
+    make_sampler,
+    quiet,
+    seed_of,
+)
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 GRID: dict[str, list[Any]] = {"x": [-1.0, 0.0, 1.0], "y": [-2.0, 0.0, 2.0]}
@@ -240,7 +248,7 @@ def test_a_held_name_keeps_its_value_and_is_not_recorded():
         return {**fields, "side": trial.suggest_categorical("side", ["up", "down"]), "number": trial.number}
 
     template, fields = ask(
-        MINIMISE, [], sampler("random", 0, 0), lambda trial: space(Held(trial, {"x": 7.5, "side": None}))
+        MINIMISE, [], sampler("random", 0, 0), lambda trial: space(PinnedTrial(trial, {"x": 7.5, "side": None}))
     )
     free, _ = ask(MINIMISE, [], sampler("random", 0, 0), space)
     assert set(free.params) == {"x", "n", "side"}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.search.pruning import Pruning
-from refsweep.orchestration.spec.schema import differences, make_spec, override, read_spec
+from refsweep.orchestration.spec.check import epochs_of
+from refsweep.orchestration.spec.read import differences, make_spec, override, read_spec
+from refsweep.orchestration.sweep import check_spec
 from refsweep.trainables import discovery
 
 LEAST: dict[str, Any] = {
@@ -65,7 +66,7 @@ def with_(**fields: Any) -> dict[str, Any]:
 def said(content: Any) -> list[str]:
     """The lines of the error, without the first, which names the file."""
     with pytest.raises(InputError) as caught:
-        make_spec(content, "my.yaml")
+        check_spec(content, "my.yaml")
     first, *lines = str(caught.value).splitlines()
     assert first == "my.yaml:"
     assert all(line.startswith("  ") for line in lines)
@@ -79,8 +80,7 @@ def test_a_full_spec_is_taken_field_by_field():
     assert [(o.metric, o.mode) for o in spec.objectives] == [("hota", "max")]
     assert spec.ledger_url == "postgresql://me@db:5432/sweeps"
     assert spec.tracking_uri == "http://mlflow:5000"
-    assert spec.epochs == 30
-    assert spec.pruning == Pruning(kind="hyperband", min_epochs=2, eta=2, max_epochs=30, better=1)
+    assert epochs_of(spec) == 30
     assert spec.planned_trials == 4, "a grid has no more trials than cells"
 
 
@@ -91,8 +91,7 @@ def test_the_least_spec_has_the_documented_defaults(tmp_path: Path, monkeypatch:
     assert spec.ledger_url == f"sqlite:///{tmp_path}/refsweep-out/ledger.db"
     assert spec.tracking_uri == f"sqlite:///{tmp_path}/refsweep-out/mlflow.db"
     assert spec.planned_trials == 64
-    assert spec.epochs == 6
-    assert spec.pruning == Pruning(kind="asha", min_epochs=1, eta=3, max_epochs=6, better=-1)
+    assert epochs_of(spec) == 6
 
 
 def test_tracking_none_is_no_mlflow():

@@ -1,0 +1,163 @@
+"""Reads a spec: a YAML file, overrides from the command line, what a ledger has stored. Every problem at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from ...datasets.problems import InputError
+from .locations import sqlite_path
+from .schema import Budget, Resources, Retry, SweepSpec, location_problems
+
+# Fields that may change when a sweep is run again under its name.
+MAY_CHANGE = ("search.trials", "budget", "resources", "retry", "stream")
+
+
+def read_spec(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a YAML file, with `a.b=value` overrides, not yet checked. Raises InputError."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"no spec at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold fields and their values")
+    return override(content, overrides)
+
+
+def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy with fields replaced; each override is `path=value`, the value in YAML. Raises InputError."""
+    changed: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise InputError(f"--set must be FIELD=VALUE, got {text!r}")
+        part = changed
+        *parents, last = path.split(".")
+        for name in parents:
+            part = part.setdefault(name, {})
+            if not isinstance(part, dict):
+                raise InputError(f"--set {path}: {name} holds no fields")
+        try:
+            part[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {text!r}: {error}") from None
+    return changed
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What can be said of a spec from its fields alone."""
+
+    spec: SweepSpec | None  # with defaults in place of fields that are wrong; None where too much is
+    problems: list[str]  # each `path: what is wrong`
+    wrong_fields: tuple[str, ...]  # paths of fields that are wrong by themselves
+
+    def add(self, problems: Sequence[str]) -> None:
+        """Takes in what other checks of `spec` found, except about fields that are known to be wrong."""
+        self.problems.extend(line for line in problems if not line.startswith(self.wrong_fields))
+
+    def accepted(self, where: str) -> SweepSpec:
+        """The spec. Raises InputError with every problem, `where` first."""
+        if self.problems or self.spec is None:
+            raise InputError("\n".join([f"{where}:", *(f"  {line}" for line in self.problems)]))
+        return self.spec
+
+
+def draft_spec(content: Mapping[str, Any]) -> Draft:
+    """Checks the fields of a spec by their types, and where it keeps things."""
+    content = _with_floats(content)
+    try:
+        draft = Draft(SweepSpec.model_validate(content), [], ())
+    except ValidationError as error:
+        problems = [line for e in error.errors() for line in _in_words(dict(e))]
+        wrong = [e["loc"] for e in error.errors()]
+        draft = Draft(_valid_part(content, wrong), problems, tuple(".".join(map(str, path)) for path in wrong))
+    if draft.spec is not None:
+        draft.add(location_problems(draft.spec))
+    return draft
+
+
+def _valid_part(content: Mapping[str, Any], wrong: Sequence[Sequence[Any]]) -> SweepSpec | None:
+    left: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    for path in wrong:
+        part: Any = left
+        for name in path[:-1]:
+            part = part.get(name, {}) if isinstance(part, dict) else {}
+        if isinstance(part, dict):
+            part.pop(path[-1], None)
+    try:
+        return SweepSpec.model_validate(left)
+    except ValidationError:
+        return None
+
+
+def make_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
+    """A spec from plain values, checked by its types alone. Raises InputError with every problem."""
+    return draft_spec(content).accepted(where)
+
+
+def _with_floats(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole numbers as floats where a field takes floats: YAML writes 1 for 1.0."""
+    changed = dict(content)
+    for part, model in (("resources", Resources), ("budget", Budget), ("retry", Retry)):
+        if isinstance(changed.get(part), dict):
+            floats = {
+                n for n, f in model.model_fields.items() if f.annotation is float or float in get_args(f.annotation)
+            }
+            changed[part] = {k: float(v) if k in floats and type(v) is int else v for k, v in changed[part].items()}
+    return changed
+
+
+def _in_words(error: dict[str, Any]) -> list[str]:
+    """A pydantic error as `path: rule, got value`, a line each."""
+    path = ".".join(str(p) for p in error["loc"] if p not in ("one", "several"))
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return [f"{path}: unknown key"]
+    if kind == "missing":
+        return [f"{path}: must be given"]
+    if kind == "literal_error":
+        return [f"{path}: must be one of {error['ctx']['expected']}, got {value!r}"]
+    message = error["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return [f"{path}: {line}" if path else line for line in message.splitlines()]
+    if kind == "string_pattern_mismatch":
+        return [f"{path}: must be lower-case letters, digits, dots, dashes and underscores, got {value!r}"]
+    return [f"{path}: {message[0].lower()}{message[1:]}, got {value!r}"]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Fields in which two specs differ and may not, each as `path: old -> new`."""
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        path = f"{prefix}{key}"
+        if path in MAY_CHANGE:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and key != "fixed":
+            changed += differences(a, b, f"{path}.")
+        elif a != b:
+            changed.append(f"{path}: {json.dumps(a)} -> {json.dumps(b)}")
+    return changed
+
+
+def settle(spec: SweepSpec) -> SweepSpec:
+    """The spec with absolute paths, so that it means the same from any folder."""
+    content = spec.as_json()
+    if not spec.storage.startswith("s3://"):
+        content["storage"] = str(Path(spec.storage).expanduser().absolute())
+    if spec.data != "none" and "://" not in spec.data and not spec.data.startswith("made:"):
+        content["data"] = str(Path(spec.data).expanduser().absolute())
+    for name in ("ledger", "tracking"):
+        path = sqlite_path(content[name]) if content[name] else None
+        if path is not None:
+            content[name] = f"sqlite:///{path}"
+    return make_spec(content)
