@@ -20,9 +20,10 @@ from .cli.output import tell
 from .ledger.ledger import Ledger
 from .ledger.status import state_of
 from .search.budget import SPENT
+from .search.check import space_problems
 from .search.driver import Driver
 from .search.protocol import STOP_MARK
-from .search.spaces import check_space, search_space
+from .search.spaces import search_space
 from .spec.data import prepare_data
 from .spec.locations import sqlite_path
 from .spec.schema import SweepSpec, differences, make_spec, override
@@ -71,7 +72,9 @@ def run(
 
     spec = settle(spec)
     module_space = search_space(spec.trainable)
-    check_space(spec, module_space.space)
+    wrong = space_problems(spec)
+    if wrong:
+        raise InputError("\n".join(wrong))
     stored = Ledger.find(spec.ledger_url, spec.name)
     if stored is not None:
         _compare(stored, spec)

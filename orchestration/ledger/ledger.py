@@ -36,9 +36,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
 from ..search.failures import Failure
-from ..search.sampling import Space, ask, quiet
 from ..spec.locations import check_url, sqlite_path
 from .lease import FileLease, Lease, LeaseTakenError, PostgresLease
+from .quiet import quiet
 from .sql import Records, as_stored, plain
 
 log = logging.getLogger(__name__)
@@ -254,16 +254,10 @@ class Ledger:
         self._write(lambda: self._records.set_attribute(key, value))
         self.attributes[key] = value
 
-    def ask(
-        self, sampler: Any, space: Space, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    ) -> FrozenTrial:
-        """A new RUNNING trial, in one write. `attributes` makes its attributes from the Config fields it got."""
-        template, fields = ask(self.directions, self.trials, sampler, space)
-        template.user_attrs = dict(attributes(fields))
+    def create_trial(self, template: FrozenTrial) -> FrozenTrial:
+        """A new RUNNING trial as its template says, in one write. It gets the next number, and starts now."""
+        template = copy.copy(template)
         template.datetime_start = datetime.now()
-        return self._create(template)
-
-    def _create(self, template: FrozenTrial) -> FrozenTrial:
         number = len(self.trials)
         made_id = self._write(lambda: self._records.create(template, number))
         if len(self.trials) > number:  # read anew, after a lost connection
@@ -289,8 +283,7 @@ class Ledger:
             user_attrs={**attributes, "attempt": 1, "retry_of": failed.number},
             system_attrs={k: v for k, v in failed.system_attrs.items() if not k.startswith("constraints")},
         )
-        template.datetime_start = datetime.now()
-        return self._create(template)
+        return self.create_trial(template)
 
     def note(self, number: int, key: str, value: Any) -> None:
         """An attribute of a trial."""

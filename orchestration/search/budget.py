@@ -28,7 +28,7 @@ from ..ledger.usage import (
     settled,
     with_useful,
 )
-from .sampling import grid_size
+from ..spec.schema import grid_size
 
 if TYPE_CHECKING:
     from ..spec.schema import Budget as Limits

@@ -23,11 +23,11 @@ from ...trainables.training.checkpoints import Checkpoint, Checkpoints
 from ..ledger.ledger import Ledger, failure_entry, failures_of
 from ..ledger.usage import USAGE, devices_of
 from ..spec.schema import SweepSpec
+from .asking import PinnedTrial, Space, propose
 from .budget import SPENT, Budget
+from .discovery import make_pruner, make_sampler
 from .failures import Failure, decide
 from .protocol import Assignment, Report
-from .pruning import judges, should_prune
-from .sampling import Held, Space, make_sampler
 
 
 class Next(Enum):
@@ -66,7 +66,7 @@ class Driver:
         self.spec, self.ledger, self.space = spec, ledger, space
         self.posthoc, self.data, self.fingerprint = dict(posthoc), data, fingerprint
         self.slots, self.gpus, self.changed = slots, gpus, changed
-        self.pruning = spec.pruning
+        self.pruner = make_pruner(spec, spec.epochs)
         self.live: dict[int, int] = {}  # number -> attempt
         self.halted: str | None = ledger.attributes.get("halted")
         self.stopping = False
@@ -107,26 +107,21 @@ class Driver:
 
     def _ask(self) -> Assignment:
         self.budget.begin()
-        search = self.spec.search
         number = len(self.ledger.trials)
-        sampler = make_sampler(
-            search.sampler,
-            search.seed,
+        template, fields = propose(
+            make_sampler(self.spec, self.slots),
             self.ledger.searched(),
-            startup=search.startup,
-            slots=self.slots,
-            grid=search.grid,
+            self.ledger.directions,
+            self.ledger.trials,
+            lambda trial: self.space(PinnedTrial(trial, self.spec.fixed)),
         )
-        made = self.ledger.ask(
-            sampler,
-            lambda trial: self.space(Held(trial, self.spec.fixed)),
-            lambda fields: {
-                "config": self.config_of(fields),
-                "attempt": 1,
-                "data": self.fingerprint,
-                USAGE: self.budget.first(),
-            },
-        )
+        template.user_attrs = {
+            "config": self.config_of(fields),
+            "attempt": 1,
+            "data": self.fingerprint,
+            USAGE: self.budget.first(),
+        }
+        made = self.ledger.create_trial(template)
         assert made.number == number
         self.changed(number)
         return self._start(made)
@@ -248,10 +243,10 @@ class Driver:
         return Verdict.END
 
     def _is_hopeless(self, number: int, epoch: int) -> bool:
-        if not judges(self.pruning, epoch):
+        if not self.pruner.judges(epoch):
             return False
         values = {t.number: t.intermediate_values for t in self.ledger.trials}
-        return should_prune(self.pruning, number, epoch, values)
+        return self.pruner.should_prune(number, epoch, values)
 
     def _values(self, entry: Mapping[str, Any]) -> list[float] | None:
         """The objectives of an epoch, None where it was not evaluated."""

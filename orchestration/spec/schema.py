@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,8 +22,6 @@ from pydantic import (
 
 from ...datasets.problems import InputError
 from ...trainables import coercion, discovery
-from ..search.pruning import PrunerName, Pruning
-from ..search.sampling import SamplerName, grid_size
 from .locations import check_url
 
 # What may change when a sweep is run again under its name.
@@ -44,21 +43,13 @@ class Search(_Part):
     """How many trials, who proposes them, who ends them early."""
 
     trials: int = Field(64, ge=1)
-    sampler: SamplerName = "tpe"
-    pruner: PrunerName = "asha"
+    sampler: str = "tpe"
+    pruner: str = "asha"
     seed: int = Field(0, ge=0)
     startup: int | None = Field(None, ge=0)  # random trials before a model; population of nsga2
     min_epochs: int = Field(1, ge=1)  # before a trial may be pruned
     eta: int = Field(3, ge=2)  # one of so many goes on at a rung
     grid: dict[str, list[Any]] | None = None  # of the grid sampler: every parameter's values
-
-    @model_validator(mode="after")
-    def _grid_belongs_to_its_sampler(self) -> Search:
-        if (self.sampler == "grid") != (self.grid is not None):
-            raise ValueError("grid must be given with sampler grid, and with no other")
-        if self.grid is not None and (not self.grid or not grid_size(self.grid)):
-            raise ValueError("grid must hold at least one value of every parameter")
-        return self
 
 
 class Resources(_Part):
@@ -131,7 +122,7 @@ class SweepSpec(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepSpec:
-        wrong = [problem for check in (_about_trainable, _about_objectives, _about_places) for problem in check(self)]
+        wrong = [problem for check in (_about_trainable, _about_search, _about_places) for problem in check(self)]
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -161,13 +152,6 @@ class SweepSpec(_Part):
         )
 
     @property
-    def pruning(self) -> Pruning:
-        """How trials end early."""
-        s = self.search
-        better = 1 if self.objectives[0].mode == "max" else -1
-        return Pruning(kind=s.pruner, min_epochs=s.min_epochs, eta=s.eta, max_epochs=self.epochs, better=better)
-
-    @property
     def planned_trials(self) -> int:
         """How many trials to ask for."""
         return min(self.search.trials, grid_size(self.search.grid)) if self.search.grid else self.search.trials
@@ -190,18 +174,10 @@ def _about_trainable(spec: SweepSpec) -> list[str]:
     return [f"objective: metric must be one of {', '.join(module.METRICS)}, got {m!r}" for m in unknown]
 
 
-def _about_objectives(spec: SweepSpec) -> list[str]:
-    wrong = []
-    if not spec.objectives:
-        wrong.append("objective: must name at least one metric")
-    if len(spec.objectives) > 1:
-        if spec.search.pruner != "none":
-            wrong.append(f"search.pruner: must be none with several objectives, got {spec.search.pruner}")
-        if spec.search.sampler == "cmaes":
-            wrong.append(
-                "search.sampler: cmaes takes one objective; with several use tpe, nsga2, gp, qmc, random or grid"
-            )
-    return wrong
+def _about_search(spec: SweepSpec) -> list[str]:
+    from ..search.check import settings_problems  # here, because search imports the spec
+
+    return settings_problems(spec)
 
 
 def _about_places(spec: SweepSpec) -> list[str]:
@@ -223,6 +199,11 @@ def _about_places(spec: SweepSpec) -> list[str]:
         except InputError as error:
             wrong.append(f"data: {error}")
     return wrong
+
+
+def grid_size(grid: Mapping[str, Sequence[Any]]) -> int:
+    """How many cells a grid has."""
+    return math.prod(len(values) for values in grid.values())
 
 
 def read_spec(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -269,8 +250,13 @@ def make_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
         raise InputError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from None
 
 
+# Fields without a default: values that are right by themselves.
+_STAND_INS: dict[str, Any] = {"name": "any", "data": "any", "objective": {"metric": "any", "mode": "min"}}
+
+
 def _also(content: Mapping[str, Any], error: ValidationError) -> list[str]:
-    """What is wrong with fields together, although some are wrong by themselves: those take their defaults here."""
+    """What is wrong with fields together, although some are wrong by themselves: those take their defaults here,
+    or a stand-in."""
     wrong = [e["loc"] for e in error.errors() if e["loc"]]
     left = json.loads(json.dumps(content, default=str))
     for place in wrong:
@@ -279,11 +265,13 @@ def _also(content: Mapping[str, Any], error: ValidationError) -> list[str]:
             at = at.get(part, {}) if isinstance(at, dict) else {}
         if isinstance(at, dict):
             at.pop(place[-1], None)
+    replaced = {str(place[0]) for place in wrong} & _STAND_INS.keys()
+    left |= {name: _STAND_INS[name] for name in replaced}
     try:
         SweepSpec.model_validate(left)
     except ValidationError as more:
         said = [line for e in more.errors() if not e["loc"] for line in _say(dict(e))] if wrong else []
-        paths = tuple(".".join(map(str, place)) for place in wrong)
+        paths = (*(".".join(map(str, place)) for place in wrong), *(f"{name}:" for name in replaced))
         return [line for line in said if not line.startswith(paths)]
     return []
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import optuna
 import pytest
-from refsweep.orchestration.search.sampling import Held, quiet
+from refsweep.orchestration.ledger.quiet import quiet
+from refsweep.orchestration.search.asking import PinnedTrial
 from refsweep.search_spaces import ikun
 from refsweep.trainables import coercion, discovery
 from refsweep.trainables.towers.clip import SIZES
@@ -30,7 +31,7 @@ def samples(space: Any, fixed: Mapping[str, Any], count: int = 200) -> Iterator[
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(count):
             trial = study.ask()
-            yield trial, space(Held(trial, fixed))
+            yield trial, space(PinnedTrial(trial, fixed))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,7 +22,9 @@ from refsweep.orchestration.ledger import ledger as ledger_module
 from refsweep.orchestration.ledger.lease import LeaseTakenError
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.sql import Records
-from refsweep.orchestration.search.sampling import make_sampler
+from refsweep.orchestration.search.asking import propose
+from refsweep.orchestration.search.samplers.base import Settings
+from refsweep.orchestration.search.samplers.random import Random
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
@@ -71,8 +73,10 @@ def reopened(ledger: Ledger) -> Ledger:
 
 
 def asked(ledger: Ledger) -> FrozenTrial:
-    sampler = make_sampler("random", 0, len(ledger.trials), startup=None, slots=1, grid=None)
-    return ledger.ask(sampler, lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)}, dict)
+    number, space = len(ledger.trials), lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)}
+    template, fields = propose(Random(Settings()), number, ledger.directions, ledger.trials, space)
+    template.user_attrs = fields
+    return ledger.create_trial(template)
 
 
 def test_a_second_driver_is_refused_while_the_first_lives_and_not_once_it_is_killed(ledger: Ledger):

@@ -19,7 +19,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger.ledger import Ledger, UnknownSweepError, sweeps_in
-from refsweep.orchestration.search.sampling import SamplerName, ask, make_sampler
+from refsweep.orchestration.search.asking import propose
+from refsweep.orchestration.search.discovery import sampler_class
+from refsweep.orchestration.search.samplers.base import Sampler, Settings
 from refsweep.orchestration.spec.locations import check_url
 
 SPEC = {"name": "s"}
@@ -33,9 +35,14 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
-def asked(ledger: Ledger, sampler: SamplerName = "random") -> FrozenTrial:
-    chosen = make_sampler(sampler, 0, len(ledger.trials), startup=2, slots=1, grid=None)
-    return ledger.ask(chosen, space, lambda fields: {"config": dict(fields), "attempt": 1, "data": "f00d"})
+def sampler(name: str) -> Sampler:
+    return sampler_class(name)(Settings(startup=2))
+
+
+def asked(ledger: Ledger, name: str = "random") -> FrozenTrial:
+    template, fields = propose(sampler(name), len(ledger.trials), ledger.directions, ledger.trials, space)
+    template.user_attrs = {"config": fields, "attempt": 1, "data": "f00d"}
+    return ledger.create_trial(template)
 
 
 def reopened(ledger: Ledger) -> Ledger:
@@ -97,18 +104,17 @@ def test_asking_is_one_write_of_a_whole_running_trial(ledger: Ledger, monkeypatc
     assert reopened(ledger).trials == ledger.trials == [trial]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "nsga2"])
-def test_asking_through_a_ledger_that_is_opened_anew_is_asking_in_memory(ledger_url: str, sampler: SamplerName):
+@pytest.mark.parametrize("name", ["tpe", "cmaes", "nsga2"])
+def test_asking_through_a_ledger_that_is_opened_anew_is_asking_in_memory(ledger_url: str, name: str):
     Ledger.create(ledger_url, "s", ["min"], SPEC).close()
     memory: list[FrozenTrial] = []
     for number in range(10):
-        chosen = make_sampler(sampler, 0, number, startup=2, slots=1, grid=None)
-        template, _ = ask([StudyDirection.MINIMIZE], memory, chosen, space)
+        template, _ = propose(sampler(name), number, [StudyDirection.MINIMIZE], memory, space)
         value = template.params["depth"] + template.params["lr"]
         template.state, template.value, template.datetime_complete = TrialState.COMPLETE, value, template.datetime_start
         memory.append(template)
         with contextlib.closing(Ledger.open(ledger_url, "s")) as opened:
-            asked(opened, sampler)
+            asked(opened, name)
             opened.tell(number, TrialState.COMPLETE, [value])
             assert opened.trials[number].params == template.params
 
@@ -309,11 +315,7 @@ def test_the_count_of_searched_trials_is_that_of_all_but_successors(ledger: Ledg
         return sum("retry_of" not in t.user_attrs for t in ledger.trials)
 
     for turn in range(3):
-        made = ledger.ask(
-            make_sampler("random", 0, len(ledger.trials), startup=None, slots=1, grid=None),
-            lambda trial: {"x": trial.suggest_float("x", 0, 1)},
-            lambda fields: {"config": fields, "data": "none", "attempt": 1},
-        )
+        made = asked(ledger)
         assert ledger.searched() == slow() == turn + 1
         ledger.tell(made.number, TrialState.FAIL, None)
         ledger.succeed(ledger.trials[made.number])

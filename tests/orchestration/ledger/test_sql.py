@@ -156,7 +156,7 @@ def test_a_parameter_of_another_kind_than_before_is_refused_and_nothing_is_writt
 
 
 def test_an_end_is_written_whole_or_not_at_all(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
-    made = ledger._create(template())
+    made = ledger.create_trial(template())
 
     def killed(_: datetime) -> datetime:
         raise KeyboardInterrupt

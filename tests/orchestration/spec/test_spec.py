@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.search.pruning import Pruning
 from refsweep.orchestration.spec.schema import differences, make_spec, override, read_spec
 from refsweep.trainables import discovery
 
@@ -80,7 +79,6 @@ def test_a_full_spec_is_taken_field_by_field():
     assert spec.ledger_url == "postgresql://me@db:5432/sweeps"
     assert spec.tracking_uri == "http://mlflow:5000"
     assert spec.epochs == 30
-    assert spec.pruning == Pruning(kind="hyperband", min_epochs=2, eta=2, max_epochs=30, better=1)
     assert spec.planned_trials == 4, "a grid has no more trials than cells"
 
 
@@ -92,7 +90,6 @@ def test_the_least_spec_has_the_documented_defaults(tmp_path: Path, monkeypatch:
     assert spec.tracking_uri == f"sqlite:///{tmp_path}/refsweep-out/mlflow.db"
     assert spec.planned_trials == 64
     assert spec.epochs == 6
-    assert spec.pruning == Pruning(kind="asha", min_epochs=1, eta=3, max_epochs=6, better=-1)
 
 
 def test_tracking_none_is_no_mlflow():
@@ -133,8 +130,13 @@ BAD: list[tuple[dict[str, Any], str, str, str]] = [
     ({"data": 5}, "data", "string", "5"),
     ({"budget": {"gpu_hours": True}}, "budget.gpu_hours", "number", "True"),
     ({"trainable": "gpt", "data": "x"}, "trainable", f"one of {', '.join(discovery.names())}", "'gpt'"),
-    ({"search": {"sampler": "bo"}}, "search.sampler", "'tpe', 'random', 'qmc', 'cmaes', 'gp', 'nsga2' or", "'bo'"),
-    ({"search": {"pruner": "asah"}}, "search.pruner", "'asha', 'hyperband', 'median' or 'none'", "'asah'"),
+    ({"search": {"sampler": "bo"}}, "search.sampler", "'gp', 'grid', 'nsga2', 'qmc', 'random' or 'tpe'", "'bo'"),
+    (
+        {"search": {"pruner": "asah"}},
+        "search.pruner",
+        "must be one of 'asha', 'hyperband', 'median' or 'none'",
+        "'asah'",
+    ),
     ({"stream": "dask"}, "stream", "'auto', 'threads' or 'ray'", "'dask'"),
     ({"fixed": {"z": 1}}, "fixed", "z is no field of toy's Config: accumulate, amp, batch,", ""),
     ({"fixed": {"epochs": "six"}}, "fixed", "epochs must be a whole number", "'six'"),
@@ -204,6 +206,12 @@ def test_problems_are_said_all_at_once():
 def test_problems_of_one_field_and_of_fields_together_are_said_at_once():
     lines = said(with_(search={"trials": 0}, trainable="gpt"))
     assert sorted(line.partition(":")[0] for line in lines) == ["search.trials", "trainable"]
+    search = {"sampler": "bo", "pruner": "asah", "seed": -1}
+    lines = said(with_(name="A", data=5, objective={"metric": "loss", "mode": "up"}, search=search))
+    paths = ["data", "name", "objective.mode", "search.pruner", "search.sampler", "search.seed"]
+    assert sorted(line.partition(":")[0] for line in lines) == paths
+    lines = said(with_(name="A", search={"grid": {"x": [1.0]}}))
+    assert sorted(line.partition(":")[0] for line in lines) == ["name", "search"]
 
 
 def test_a_file_is_read_with_overrides(tmp_path: Path):
