@@ -46,10 +46,8 @@ def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     `where` first."""
     draft = draft_spec(content)
     if draft.spec is not None:
-        problems = trainable_problems(draft.spec)
-        draft.add(problems)
-        if not any(line.startswith("trainable") for line in problems):
-            draft.add(search_problems(draft.spec))
+        draft.add(trainable_problems(draft.spec))
+        draft.add(search_problems(draft.spec))
     return draft.accepted(where)
 
 

@@ -10,9 +10,11 @@ from optuna.trial import FrozenTrial
 from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.records import TrialRecord
+from refsweep.orchestration.search.asking import propose
+from refsweep.orchestration.search.discovery import sampler_class
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Room
-from refsweep.orchestration.search.sampling import ask, make_sampler
+from refsweep.orchestration.search.samplers.base import Settings
 from refsweep.orchestration.spec.check import epochs_of
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
@@ -65,8 +67,8 @@ def asked(
     ledger: Ledger, space: Callable[[Any], dict[str, Any]], sampler: str = "random", startup: int | None = None
 ) -> FrozenTrial:
     """The next trial of a ledger, as a driver would ask for it."""
-    chosen = make_sampler(sampler, 0, len(ledger.trials), startup=startup, slots=1, grid=None)
-    template, fields = ask(ledger.directions, ledger.trials, chosen, space)
+    chosen = sampler_class(sampler)(Settings(startup=startup))
+    template, fields = propose(chosen, len(ledger.trials), ledger.directions, ledger.trials, space)
     template.user_attrs = TrialRecord(config=fields, data_fingerprint="f00d").as_attributes()
     return ledger.create_trial(template)
 

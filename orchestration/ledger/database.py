@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
 from ..spec.locations import check_url, sqlite_path
-from .quiet import quiet_optuna
+from .quiet import quiet
 
 SQLITE_TIMEOUT_S = 60  # how long a write waits for another process's
 # libpq waits for ever for a server that accepts connections and does not answer, and a quarter of an hour for one whose
@@ -52,7 +52,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}
     try:
-        with _one_at_a_time(path), quiet_optuna():
+        with _one_at_a_time(path), quiet():
             if path is not None:
                 with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_TIMEOUT_S)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")  # stays with the file; synchronous is FULL by default

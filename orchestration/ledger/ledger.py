@@ -28,7 +28,7 @@ from ...datasets.problems import InputError
 from ..spec.locations import sqlite_path
 from .database import UnknownSweepError, first_line, is_full, open_storage
 from .lease import SweepLease
-from .quiet import quiet_optuna
+from .quiet import quiet
 from .records import SweepChanges, SweepRecord, SweepState, TrialChanges, TrialRecord, attributes
 from .sql import StudyWriter, as_stored, plain
 
@@ -55,7 +55,7 @@ class Ledger:
         storage = open_storage(url, create=True)
         way = [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in directions]
         try:
-            with quiet_optuna():
+            with quiet():
                 study_id = storage.create_new_study(way, sweep)
         except DuplicatedStudyError:
             study_id = storage.get_study_id_from_name(sweep)

@@ -1,4 +1,4 @@
-"""Optuna without its messages: it announces every new study and every experimental part."""
+"""Silences Optuna's log messages about new studies and its warnings about experimental features."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import optuna
 
 
 @contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """While open, Optuna logs and warns of nothing but errors."""
+def quiet() -> Iterator[None]:
+    """Inside, Optuna logs errors only and nothing warns; its verbosity before comes back afterwards."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

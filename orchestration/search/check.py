@@ -1,31 +1,65 @@
-"""What a spec says of its search, checked: sampler, pruner, grid, objectives, and whether the space gives a Config."""
+"""What is wrong with a spec's search: sampler, pruner, grid, objectives, and the space with what the spec fixes."""
 
 from __future__ import annotations
 
-from ...datasets.problems import InputError
-from ..spec.schema import SweepSpec, grid_size
-from .spaces import check_space, search_space
+import optuna
 
-SAMPLERS = ("tpe", "random", "qmc", "cmaes", "gp", "nsga2", "grid")
-PRUNERS = ("asha", "hyperband", "median", "none")
+from ...datasets.problems import InputError
+from ...trainables import coercion, discovery
+from ..ledger.quiet import quiet
+from ..spec.schema import SweepSpec
+from .asking import PinnedTrial
+from .discovery import make_sampler, pruner_class, pruner_names, sampler_names
+from .pruners.base import Settings
+from .spaces import search_space
 
 
 def problems(spec: SweepSpec) -> list[str]:
-    """All that is wrong, each `path: problem`."""
-    wrong = []
-    search = spec.search
-    if search.sampler not in SAMPLERS:
-        wrong.append(f"search.sampler: must be one of {SAMPLERS}, got {search.sampler!r}")
-    if search.pruner not in PRUNERS:
-        wrong.append(f"search.pruner: must be one of {PRUNERS}, got {search.pruner!r}")
-    if (search.sampler == "grid") != (search.grid is not None):
-        wrong.append("search: grid must be given with sampler grid, and with no other")
-    elif search.grid is not None and (not search.grid or not grid_size(search.grid)):
-        wrong.append("search: grid must hold at least one value of every parameter")
-    if not spec.objectives:
-        wrong.append("objective: must name at least one metric")
+    """All problems, each as `path: rule, got value`; empty when nothing is wrong. Loads the trainable."""
+    return [*settings_problems(spec), *space_problems(spec)]
+
+
+def settings_problems(spec: SweepSpec) -> list[str]:
+    """Those of sampler, pruner, grid and objectives, by themselves and together. Loads no trainable."""
+    search, objectives = spec.search, len(spec.objectives)
+    lines = []
+    if not objectives:
+        lines.append("objective: must name at least one metric")
+    if search.pruner in pruner_names():
+        settings = Settings(min_epochs=search.min_epochs, eta=search.eta, objectives=objectives)
+        lines += pruner_class(search.pruner)(settings).problems()
+    else:
+        lines.append(_unknown("search.pruner", pruner_names(), search.pruner))
+    if search.sampler in sampler_names():
+        lines += make_sampler(spec, slots=1).problems()
+    else:
+        lines.append(_unknown("search.sampler", sampler_names(), search.sampler))
+    return lines
+
+
+def space_problems(spec: SweepSpec) -> list[str]:
+    """Those of the search space: it gives no Config with what the spec fixes. None are named while the trainable or
+    the fixed values are wrong by themselves, which is for the check of those to say."""
     try:
-        check_space(spec, search_space(spec.trainable).space)
+        module = discovery.load(spec.trainable)
+        coercion.make_config(module, coercion.plain(spec.fixed))
+    except InputError:
+        return []
+    space = search_space(spec.trainable)
+    with quiet():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.search.seed))
+    try:
+        fields = space.space(PinnedTrial(study.ask(), spec.fixed))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return [f"fixed: the search space of {spec.trainable} can't use these values: {error!r}"]
+    try:
+        everything = {"seed": spec.search.seed, **space.POSTHOC, **fields, **coercion.plain(spec.fixed)}
+        coercion.make_config(module, everything)
     except InputError as error:
-        wrong += str(error).splitlines()
-    return wrong
+        return [f"fixed: {line}" for line in str(error).splitlines()]
+    return []
+
+
+def _unknown(path: str, names: list[str], value: str) -> str:
+    *most, last = map(repr, names)
+    return f"{path}: must be one of {', '.join(most)} or {last}, got {value!r}"

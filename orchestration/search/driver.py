@@ -20,12 +20,12 @@ from ..ledger.ledger import Ledger
 from ..ledger.records import TrialRecord
 from ..ledger.usage import devices_of
 from ..spec.schema import SweepSpec
+from .asking import PinnedTrial, Space, propose
 from .budget import Budget
+from .discovery import make_pruner, make_sampler
 from .failures import decide
 from .protocol import Action, Assignment, NoTrial, Observer, Report, Room, Verdict
-from .pruning import Pruning
 from .recorder import Recorder
-from .sampling import PinnedTrial, Space, ask, make_sampler
 
 
 class Driver:
@@ -51,15 +51,10 @@ class Driver:
         self.posthoc = dict(posthoc)
         self.data_uri, self.data_fingerprint = data_uri, data_fingerprint
         self.room, self.observers = room, tuple(observers)
-        search = spec.search
-        better = 1 if spec.objectives[0].mode == "max" else -1
-        pruning = Pruning(
-            kind=search.pruner, min_epochs=search.min_epochs, eta=search.eta, max_epochs=epochs, better=better
-        )
         self.live: dict[int, int] = {}  # number -> attempt
         self.halted: str | None = ledger.record.halted
         self.budget = Budget(spec.budget, ledger, devices_of(spec.resources, room.gpus_per_worker), room.slots, clock)
-        self._recorder = Recorder(spec, ledger, pruning, self.budget, self._changed)
+        self._recorder = Recorder(spec, ledger, make_pruner(spec, epochs), self.budget, self._changed)
         self._stopping = False
         self._waiting: deque[int] = deque(t.number for t in ledger.running())
         self._progressed: set[int] = set()
@@ -102,20 +97,12 @@ class Driver:
 
     def _ask(self) -> Assignment:
         self.budget.begin()
-        search = self.spec.search
         number = len(self.ledger.trials)
-        sampler = make_sampler(
-            search.sampler,
-            search.seed,
+        template, fields = propose(
+            make_sampler(self.spec, self.room.slots),
             self.ledger.searched(),
-            startup=search.startup,
-            slots=self.room.slots,
-            grid=search.grid,
-        )
-        template, fields = ask(
             self.ledger.directions,
             self.ledger.trials,
-            sampler,
             lambda trial: self.space(PinnedTrial(trial, self.spec.fixed)),
         )
         template.user_attrs = TrialRecord(

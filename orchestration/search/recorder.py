@@ -16,7 +16,7 @@ from ..spec.locations import trial_folder
 from ..spec.schema import SweepSpec
 from .budget import Budget
 from .protocol import Verdict
-from .pruning import Pruning, judges, should_prune
+from .pruners.base import Pruner
 
 
 class Recorder:
@@ -24,9 +24,9 @@ class Recorder:
     changed."""
 
     def __init__(
-        self, spec: SweepSpec, ledger: Ledger, pruning: Pruning, budget: Budget, changed: Callable[[int], None]
+        self, spec: SweepSpec, ledger: Ledger, pruner: Pruner, budget: Budget, changed: Callable[[int], None]
     ) -> None:
-        self._spec, self._ledger, self._pruning, self._budget = spec, ledger, pruning, budget
+        self._spec, self._ledger, self._pruner, self._budget = spec, ledger, pruner, budget
         self._changed = changed
 
     def checkpoints(self, number: int) -> Checkpoints:
@@ -61,10 +61,10 @@ class Recorder:
         return Verdict.END
 
     def _is_hopeless(self, number: int, epoch: int) -> bool:
-        if not judges(self._pruning, epoch):
+        if not self._pruner.judges(epoch):
             return False
         values = {t.number: t.intermediate_values for t in self._ledger.trials}
-        return should_prune(self._pruning, number, epoch, values)
+        return self._pruner.should_prune(number, epoch, values)
 
     def _values(self, entry: Mapping[str, Any]) -> list[float] | None:
         """The objectives of an epoch, None where it was not evaluated."""

@@ -1,4 +1,4 @@
-"""Search spaces as the orchestration sees them: found by name, checked against a spec, described for people."""
+"""Search spaces as the orchestration sees them: found by name, described for people."""
 
 from __future__ import annotations
 
@@ -9,29 +9,15 @@ from typing import Any
 
 import optuna
 
-from ...datasets.problems import InputError
-from ...trainables import coercion, discovery
-from ..spec.schema import SweepSpec
-from .sampling import PinnedTrial, Space, quiet
+from ...trainables import discovery
+from ..ledger.quiet import quiet
+from .asking import Space
 
 
 def search_space(trainable: str) -> Any:
     """The module `search_spaces/<trainable>.py`."""
     discovery.load(trainable)
     return importlib.import_module(f"...search_spaces.{trainable}", __package__)
-
-
-def check_space(spec: SweepSpec, space: Space) -> None:
-    """Raises InputError when the space gives no Config: the spec fixes what does not go together, say."""
-    module = discovery.load(spec.trainable)
-    with quiet():
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.search.seed))
-    try:
-        fields = space(PinnedTrial(study.ask(), spec.fixed))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"fixed: the search space of {spec.trainable} can't use these values: {error!r}") from None
-    posthoc = search_space(spec.trainable).POSTHOC
-    coercion.make_config(module, {"seed": spec.search.seed, **posthoc, **fields, **coercion.plain(spec.fixed)})
 
 
 def describe_space(trainable: str) -> list[dict[str, Any]]:

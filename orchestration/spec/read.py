@@ -79,20 +79,31 @@ def draft_spec(content: Mapping[str, Any]) -> Draft:
     except ValidationError as error:
         problems = [line for e in error.errors() for line in _in_words(dict(e))]
         wrong = [e["loc"] for e in error.errors()]
-        draft = Draft(_valid_part(content, wrong), problems, tuple(".".join(map(str, path)) for path in wrong))
+        draft = Draft(_valid_part(content, wrong), problems, tuple(_path(place) for place in wrong))
     if draft.spec is not None:
         draft.add(location_problems(draft.spec))
     return draft
 
 
+def _path(place: Sequence[Any]) -> str:
+    """The field that an error is about; the whole of one that a stand-in takes the place of."""
+    return str(place[0]) if place[0] in _STAND_INS else ".".join(str(name) for name in place)
+
+
+# Fields without a default: values that are right by themselves, so that the other fields can be checked.
+_STAND_INS: dict[str, Any] = {"name": "any", "data": "any", "objective": {"metric": "any", "mode": "min"}}
+
+
 def _valid_part(content: Mapping[str, Any], wrong: Sequence[Sequence[Any]]) -> SweepSpec | None:
     left: dict[str, Any] = json.loads(json.dumps(content, default=str))
-    for path in wrong:
+    for place in wrong:
         part: Any = left
-        for name in path[:-1]:
+        for name in place[:-1]:
             part = part.get(name, {}) if isinstance(part, dict) else {}
         if isinstance(part, dict):
-            part.pop(path[-1], None)
+            part.pop(place[-1], None)
+    for name in {str(place[0]) for place in wrong} & _STAND_INS.keys():
+        left[name] = _STAND_INS[name]
     try:
         return SweepSpec.model_validate(left)
     except ValidationError:

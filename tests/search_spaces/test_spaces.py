@@ -10,7 +10,8 @@ from typing import Any
 
 import optuna
 import pytest
-from refsweep.orchestration.search.sampling import PinnedTrial, quiet
+from refsweep.orchestration.ledger.quiet import quiet
+from refsweep.orchestration.search.asking import PinnedTrial
 from refsweep.search_spaces import ikun
 from refsweep.trainables import coercion, discovery
 from refsweep.trainables.towers.clip import SIZES

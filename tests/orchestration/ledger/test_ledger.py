@@ -22,7 +22,9 @@ from refsweep.orchestration.ledger.database import UnknownSweepError, sweeps_in
 from refsweep.orchestration.ledger.failure import FailedAttempt, Failure
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.records import SweepRecord
-from refsweep.orchestration.search.sampling import SamplerName, ask, make_sampler
+from refsweep.orchestration.search.asking import propose
+from refsweep.orchestration.search.discovery import sampler_class
+from refsweep.orchestration.search.samplers.base import Settings
 from refsweep.orchestration.spec.locations import check_url
 from refsweep.tests.help import asked as ask_for
 
@@ -100,18 +102,19 @@ def test_asking_is_one_write_of_a_whole_running_trial(ledger: Ledger, monkeypatc
     assert reopened(ledger).trials == ledger.trials == [trial]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "nsga2"])
-def test_asking_through_a_ledger_that_is_opened_anew_is_asking_in_memory(ledger_url: str, sampler: SamplerName):
+@pytest.mark.parametrize("name", ["tpe", "cmaes", "nsga2"])
+def test_asking_through_a_ledger_that_is_opened_anew_is_asking_in_memory(ledger_url: str, name: str):
     Ledger.create(ledger_url, "s", ["min"], SPEC).close()
     memory: list[FrozenTrial] = []
     for number in range(10):
-        chosen = make_sampler(sampler, 0, number, startup=2, slots=1, grid=None)
-        template, _ = ask([StudyDirection.MINIMIZE], memory, chosen, space)
+        template, _ = propose(
+            sampler_class(name)(Settings(startup=2)), number, [StudyDirection.MINIMIZE], memory, space
+        )
         value = template.params["depth"] + template.params["lr"]
         template.state, template.value, template.datetime_complete = TrialState.COMPLETE, value, template.datetime_start
         memory.append(template)
         with contextlib.closing(Ledger.open(ledger_url, "s")) as opened:
-            asked(opened, sampler)
+            asked(opened, name)
             opened.tell(number, TrialState.COMPLETE, [value])
             assert opened.trials[number].params == template.params
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import optuna
@@ -15,17 +15,14 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.search.sampling import (
-    PinnedTrial,
-    SamplerName,
-    ask,
-    grid_size,
-    make_sampler,
-    quiet,
-    seed_of,
-)
+from refsweep.orchestration.ledger.quiet import quiet
+from refsweep.orchestration.search.asking import PinnedTrial, ask, propose
+from refsweep.orchestration.search.discovery import sampler_class, sampler_names
+from refsweep.orchestration.search.samplers.base import Settings, seed_of
+from refsweep.orchestration.search.samplers.tpe import Tpe
+from refsweep.orchestration.spec.schema import grid_size
 
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+SAMPLERS = sampler_names()
 GRID: dict[str, list[Any]] = {"x": [-1.0, 0.0, 1.0], "y": [-2.0, 0.0, 2.0]}
 MINIMISE = [StudyDirection.MINIMIZE]
 
@@ -38,7 +35,15 @@ def parabola(trial: FrozenTrial) -> float:
     return float((trial.params["x"] - 1) ** 2 + (trial.params["y"] + 2) ** 2)
 
 
-def sampler(name: SamplerName, seed: int, number: int, grid: Mapping[str, Sequence[Any]] = GRID) -> BaseSampler:
+def make_sampler(
+    name: str, seed: int, number: int, *, startup: int, slots: int, grid: Mapping[str, Sequence[Any]] | None
+) -> BaseSampler:
+    settings = Settings(seed=seed, startup=startup, slots=slots, grid=grid)
+    with quiet():
+        return sampler_class(name)(settings).for_trial(number)
+
+
+def sampler(name: str, seed: int, number: int, grid: Mapping[str, Sequence[Any]] = GRID) -> BaseSampler:
     return make_sampler(name, seed, number, startup=3, slots=1, grid=grid if name == "grid" else None)
 
 
@@ -64,7 +69,7 @@ def rebuilt(trial: FrozenTrial) -> FrozenTrial:
 
 
 def chain(
-    name: SamplerName,
+    name: str,
     count: int,
     seed: int = 0,
     value: Callable[[FrozenTrial], float] = parabola,
@@ -85,7 +90,7 @@ def eight() -> dict[str, list[FrozenTrial]]:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_same_question_has_the_same_answer(name: SamplerName, eight: dict[str, list[FrozenTrial]]):
+def test_the_same_question_has_the_same_answer(name: str, eight: dict[str, list[FrozenTrial]]):
     one, fields = ask(MINIMISE, eight[name], sampler(name, 0, 8), plane)
     two, again = ask(MINIMISE, copy.deepcopy(eight[name]), sampler(name, 0, 8), plane)
     assert (one.params, one.distributions, one.system_attrs) == (two.params, two.distributions, two.system_attrs)
@@ -98,7 +103,7 @@ def test_the_same_question_has_the_same_answer(name: SamplerName, eight: dict[st
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "grid"])
 @pytest.mark.parametrize(("seed", "number"), [(0, 9), (1, 8)])
 def test_another_seed_or_number_has_another_answer(
-    name: SamplerName, seed: int, number: int, eight: dict[str, list[FrozenTrial]]
+    name: str, seed: int, number: int, eight: dict[str, list[FrozenTrial]]
 ):
     # once GP has a model, the best of its acquisition function may be the same corner for any seed
     for known in ([], eight[name]) if name != "gp" else ([],):
@@ -115,28 +120,28 @@ def test_seeds_of_neighbours_are_unrelated():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_asking_leaves_the_trials_as_they_are(name: SamplerName, eight: dict[str, list[FrozenTrial]]):
+def test_asking_leaves_the_trials_as_they_are(name: str, eight: dict[str, list[FrozenTrial]]):
     trials = copy.deepcopy(eight[name])
     ask(MINIMISE, trials, sampler(name, 0, 8), plane)
     assert trials == eight[name]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_chain_of_asks_does_not_depend_on_the_trial_objects(name: SamplerName, eight: dict[str, list[FrozenTrial]]):
+def test_a_chain_of_asks_does_not_depend_on_the_trial_objects(name: str, eight: dict[str, list[FrozenTrial]]):
     chained = chain(name, 8, between=rebuilt)
     assert [t.params for t in chained] == [t.params for t in eight[name]]
     assert [t.system_attrs for t in chained] == [t.system_attrs for t in eight[name]]
 
 
 @pytest.mark.parametrize(("name", "count"), [("tpe", 8), ("gp", 6), ("nsga2", 8), ("cmaes", 12)])
-def test_values_decide_what_a_learning_sampler_asks(name: SamplerName, count: int):
+def test_values_decide_what_a_learning_sampler_asks(name: str, count: int):
     low, high = chain(name, count), chain(name, count, value=lambda t: -parabola(t))
     assert [t.params for t in low[:3]] == [t.params for t in high[:3]]
     assert [t.params for t in low] != [t.params for t in high]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_no_template_carries_a_pickle_or_what_the_spec_says(name: SamplerName, eight: dict[str, list[FrozenTrial]]):
+def test_no_template_carries_a_pickle_or_what_the_spec_says(name: str, eight: dict[str, list[FrozenTrial]]):
     trials = chain(name, 20) if name == "cmaes" else eight[name]
     keys = {key for trial in trials for key in trial.system_attrs}
     assert not [key for key in keys if key.startswith(("cma:optimizer", "search_space"))]
@@ -227,7 +232,7 @@ def test_a_bound_that_is_none_is_bad_input(bounds: tuple[Any, Any]):
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "cmaes"])
-def test_several_objectives_are_asked_for_as_purely(name: SamplerName):
+def test_several_objectives_are_asked_for_as_purely(name: str):
     directions = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
     runs: list[list[dict[str, Any]]] = []
     for _ in range(2):
@@ -242,7 +247,7 @@ def test_several_objectives_are_asked_for_as_purely(name: SamplerName):
     assert len({tuple(params.values()) for params in runs[0]}) == 4
 
 
-def test_a_held_name_keeps_its_value_and_is_not_recorded():
+def test_a_pinned_name_keeps_its_value_and_is_not_recorded():
     def space(trial: Any) -> dict[str, Any]:
         fields = {"x": trial.suggest_float("x", 0.0, 1.0), "n": trial.suggest_int("n", 1, 4)}
         return {**fields, "side": trial.suggest_categorical("side", ["up", "down"]), "number": trial.number}
@@ -260,6 +265,23 @@ def test_a_held_name_keeps_its_value_and_is_not_recorded():
     assert 1 <= fields["n"] <= 4
 
 
+def test_a_sampler_may_show_optuna_other_trials_than_there_are(eight: dict[str, list[FrozenTrial]]):
+    class FinishedOnly(Tpe):
+        def visible(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+            return [copy.copy(t) for t in trials if t.state == TrialState.COMPLETE]
+
+    trials = copy.deepcopy(eight["tpe"])
+    for trial in trials[3:5]:
+        trial.state, trial.values = TrialState.PRUNED, None
+        trial.intermediate_values = {1: -100.0}
+    before = copy.deepcopy(trials)
+    all_of_them, finished = Tpe(Settings(startup=3)), FinishedOnly(Settings(startup=3))
+    asked = propose(finished, 8, MINIMISE, trials, plane)[0].params
+    assert asked == propose(all_of_them, 8, MINIMISE, [*trials[:3], *trials[5:]], plane)[0].params
+    assert asked != propose(all_of_them, 8, MINIMISE, trials, plane)[0].params
+    assert [vars(t) for t in trials] == [vars(t) for t in before]
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_violated_constraint_keeps_tpe_away_and_a_failure_does_not(seed: int, slots: int):
@@ -268,7 +290,7 @@ def test_a_violated_constraint_keeps_tpe_away_and_a_failure_does_not(seed: int, 
     def bad_asks(end: Callable[[FrozenTrial], FrozenTrial]) -> int:
         trials: list[FrozenTrial] = []
         for number in range(70):
-            kind: SamplerName = "tpe" if number >= 20 else "random"
+            kind: str = "tpe" if number >= 20 else "random"
             chosen = make_sampler(kind, seed, number, startup=10, slots=slots, grid=None)
             template, p = ask(MINIMISE, trials, chosen, lambda t: {n: t.suggest_float(n, 0.0, 1.0) for n in "xy"})
             value = 1 - p["x"] + (p["y"] - 0.3) ** 2
@@ -308,7 +330,7 @@ def asked_of_copies(trials: Sequence[FrozenTrial], sampler: BaseSampler) -> tupl
 @pytest.mark.parametrize("numbered", [True, False])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_asking_takes_trials_over_as_if_they_were_copied_and_leaves_them_alone(
-    name: SamplerName,
+    name: str,
     numbered: bool,
     eight: dict[str, list[FrozenTrial]],
 ):
@@ -327,5 +349,5 @@ def test_asking_takes_trials_over_as_if_they_were_copied_and_leaves_them_alone(
     assert [vars(t) for t in trials] == [vars(t) for t in before]
 
 
-def grid_of(name: SamplerName) -> dict[str, list[Any]] | None:
+def grid_of(name: str) -> dict[str, list[Any]] | None:
     return GRID if name == "grid" else None

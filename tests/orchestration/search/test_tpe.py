@@ -14,8 +14,9 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from refsweep.orchestration.search.sampling import ask, quiet
-from refsweep.orchestration.search.tpe import GroupedTpe, split
+from refsweep.orchestration.ledger.quiet import quiet
+from refsweep.orchestration.search.asking import ask
+from refsweep.orchestration.search.samplers.tpe import GroupedTpe, split
 from refsweep.search_spaces import ikun
 
 SpaceFunction = Callable[[Any], dict[str, Any]]

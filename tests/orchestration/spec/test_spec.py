@@ -13,6 +13,7 @@ import yaml
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.spec.check import epochs_of
 from refsweep.orchestration.spec.read import differences, make_spec, override, read_spec
+from refsweep.orchestration.spec.reference import reference
 from refsweep.orchestration.sweep import check_spec
 from refsweep.trainables import discovery
 
@@ -132,8 +133,13 @@ BAD: list[tuple[dict[str, Any], str, str, str]] = [
     ({"data": 5}, "data", "string", "5"),
     ({"budget": {"gpu_hours": True}}, "budget.gpu_hours", "number", "True"),
     ({"trainable": "gpt", "data": "x"}, "trainable", f"one of {', '.join(discovery.names())}", "'gpt'"),
-    ({"search": {"sampler": "bo"}}, "search.sampler", "'tpe', 'random', 'qmc', 'cmaes', 'gp', 'nsga2' or", "'bo'"),
-    ({"search": {"pruner": "asah"}}, "search.pruner", "'asha', 'hyperband', 'median' or 'none'", "'asah'"),
+    ({"search": {"sampler": "bo"}}, "search.sampler", "'gp', 'grid', 'nsga2', 'qmc', 'random' or 'tpe'", "'bo'"),
+    (
+        {"search": {"pruner": "asah"}},
+        "search.pruner",
+        "must be one of 'asha', 'hyperband', 'median' or 'none'",
+        "'asah'",
+    ),
     ({"stream": "dask"}, "stream", "'auto', 'threads' or 'ray'", "'dask'"),
     ({"fixed": {"z": 1}}, "fixed", "z is no field of toy's Config: accumulate, amp, batch,", ""),
     ({"fixed": {"epochs": "six"}}, "fixed", "epochs must be a whole number", "'six'"),
@@ -197,12 +203,22 @@ def test_problems_are_said_all_at_once():
     paths = ["name", "nonsense", "retry.hang_s", "search.sampler", "search.trials", "stream"]
     assert sorted(line.partition(":")[0] for line in lines) == paths
     lines = said(with_(fixed={"z": 1, "epochs": "six"}, objective=[*TWO], ledger="mysql://x/y", storage="s3://b"))
-    assert [line.partition(":")[0] for line in lines] == ["fixed", "fixed", "search.pruner", "tracking", "ledger"]
+    assert [line.partition(":")[0] for line in lines] == ["tracking", "ledger", "fixed", "fixed", "search.pruner"]
 
 
 def test_problems_of_one_field_and_of_fields_together_are_said_at_once():
     lines = said(with_(search={"trials": 0}, trainable="gpt"))
     assert sorted(line.partition(":")[0] for line in lines) == ["search.trials", "trainable"]
+    search = {"sampler": "bo", "pruner": "asah", "seed": -1}
+    lines = said(with_(name="A", data=5, objective={"metric": "loss", "mode": "up"}, search=search))
+    paths = ["data", "name", "objective.mode", "search.pruner", "search.sampler", "search.seed"]
+    assert sorted(line.partition(":")[0] for line in lines) == paths
+    lines = said(with_(name="A", search={"grid": {"x": [1.0]}}))
+    assert sorted(line.partition(":")[0] for line in lines) == ["name", "search"]
+
+
+def test_the_reference_of_the_spec_file_is_current():
+    assert (Path(__file__).parents[3] / "docs" / "spec.md").read_text() == reference()
 
 
 def test_a_file_is_read_with_overrides(tmp_path: Path):

@@ -1,4 +1,5 @@
-"""Optuna's TPE, bit for bit, that looks at each trial once an ask.
+"""The tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; arXiv 2304.11127), multivariate (as in BOHB,
+arXiv 1807.01774): Optuna's, bit for bit, but it looks at each trial once an ask.
 
 With `group=True` Optuna samples each group of parameters that occur together by itself, and for each it sorts all
 trials into good and bad, and reads all their parameters, anew: for a space of five groups and 1,000 trials most of
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.samplers._tpe.sampler import (
     _get_infeasible_trial_score,
     _get_pruned_trial_score,
@@ -26,12 +27,28 @@ from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace, _S
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-CONSTRAINTS = "constraints"  # how the attributes begin that say so
+from .base import Sampler
+
+CONSTRAINTS = "constraints"  # how attributes that mark infeasible trials begin
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+class Tpe(Sampler):
+    """Starts after `startup` random trials, 10 by default. With several slots, running trials count as bad ones, so
+    that it does not propose the same again (Optuna's constant liar)."""
+
+    def for_trial(self, number: int) -> BaseSampler:
+        """See `Sampler`."""
+        startup = self.settings.startup
+        return GroupedTpe(
+            seed=self.seed_of(number),
+            n_startup_trials=10 if startup is None else startup,
+            constant_liar=self.settings.slots > 1,
+        )
+
+
 class GroupedTpe(TPESampler):
-    """For one ask: what it has seen of the trials it keeps."""
+    """For one ask: it keeps what it has read of the trials."""
 
     def __init__(self, *, seed: int, n_startup_trials: int, constant_liar: bool) -> None:
         super().__init__(
@@ -54,8 +71,8 @@ class GroupedTpe(TPESampler):
         below = self._build_parzen_estimator(study, search_space, self._halves[0], handle_below=True)
         above = self._build_parzen_estimator(study, search_space, self._halves[1], handle_below=False)
         samples = below.sample(self._rng.rng, self._n_ei_candidates)
-        found = TPESampler._compare(samples, self._compute_acquisition_func(samples, below, above))
-        return {name: kind.to_external_repr(found[name]) for name, kind in search_space.items()}
+        best = TPESampler._compare(samples, self._compute_acquisition_func(samples, below, above))
+        return {name: kind.to_external_repr(best[name]) for name, kind in search_space.items()}
 
     def _split(self, study: optuna.Study, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         states = (*_DONE, TrialState.RUNNING) if self._constant_liar else _DONE
@@ -95,8 +112,8 @@ def split(study: optuna.Study, trials: list[FrozenTrial], count: int) -> tuple[l
         "infeasible": _get_infeasible_trial_score,
     }
     best: set[int] = set()
-    for kind, found in kinds.items():
-        best.update(t.number for t in heapq.nsmallest(count - len(best), found, key=better[kind]))
+    for kind, candidates in kinds.items():
+        best.update(t.number for t in heapq.nsmallest(count - len(best), candidates, key=better[kind]))
     return [t for t in trials if t.number in best], [t for t in trials if t.number not in best]
 
 
