@@ -197,7 +197,7 @@ class Simulation:
     def _tick(self) -> None:
         spent: list[float] = []
         with self._timed(spent):
-            self.driver.budget.beat()
+            self.driver.budget.heartbeat()
             self.driver.must_stop()
         self.tick_s += spent[0]
 

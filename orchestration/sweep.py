@@ -19,7 +19,7 @@ from .cli.live_view import View
 from .cli.output import tell
 from .ledger.ledger import Ledger
 from .ledger.status import state_of
-from .search.budget import SPENT
+from .ledger.usage import SPENT
 from .search.driver import Driver
 from .search.protocol import STOP_MARK
 from .search.spaces import check_space, search_space

@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 
 from ..ledger.ledger import Ledger, failures_of
-from ..search.budget import duration, lines, outlook
+from ..ledger.status import budget_status
 from ..search.driver import Driver
+from .budget_lines import budget_lines, duration
 
 ROWS = 24  # of the live table; the newest trials
 _COLOUR = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -129,7 +130,7 @@ class View:
         """Counted now and then: it takes all trials."""
         if not self._budget or time.monotonic() - self._counted_s > 5:
             self._counted_s = time.monotonic()
-            self._budget = lines(outlook(self.driver.ledger, self.driver.budget.clock()))
+            self._budget = budget_lines(budget_status(self.driver.ledger, self.driver.budget.clock()))
         return self._budget
 
     def _trial_eta(self, number: int, epoch: int) -> str:

@@ -84,18 +84,35 @@ def sweep_status(
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
-    """Say how a sweep stands, what it has used and what it will."""
+    """Say how a sweep stands, what its time was for, and how long the rest will take.
+
+    The time of all slots while the sweep was driven is split into accounts:
+
+    - useful: epochs of completed trials
+
+    - start-up: starting workers, importing, opening data, building the model, saving, reporting
+
+    - repeated: training that a crash lost, and that was done again
+
+    - pruned: epochs of trials that a pruner ended
+
+    - failed: training of failed and of infeasible trials
+
+    - unfinished: all of trials that have not ended
+
+    - waiting: slots without a trial
+    """
     if cluster is not None:
         cli_jobs.status(name, cluster, insecure, as_json)
         return
     from ..ledger.status import status
-    from ..search.budget import lines
+    from .budget_lines import budget_lines
     from .live_view import summary
 
     record = open_ledger(name, storage, ledger)
     found = status(record)
     shown = summary(record, record.attributes["spec"], found["state"])
-    show(found, as_json, shown, *lines(found["budget"]), *_halt_lines(record))
+    show(found, as_json, shown, *budget_lines(found["budget"]), *_halt_lines(record))
 
 
 @app.command("list")
@@ -172,7 +189,7 @@ def _halt_lines(record: Ledger) -> list[str]:
 def report(outcome: Outcome, as_json: bool) -> None:
     """Shows how a driver's run ended. Raises WorkFailedError or InputError when that is no success."""
     from ..ledger.status import status
-    from ..search.budget import lines as budget_lines
+    from .budget_lines import budget_lines
     from .live_view import summary
 
     record = outcome.ledger

@@ -168,7 +168,7 @@ class _Bridge:
         if now - self._counted_s > COUNT_S:
             self._counted_s = now
             self._count()
-        self.driver.budget.beat()
+        self.driver.budget.heartbeat()
         if (self.stop_asked() or self.driver.must_stop()) and self._end_s is None:
             self.driver.stopping = True
             self._end_s = now + STOP_GRACE_S
@@ -180,6 +180,7 @@ class _Bridge:
         """Nodes come and go: so do the trials that fit."""
         found = room(self.driver.spec)
         self.driver.slots = found.slots
+        self.driver.budget.set_room(found.slots)
         self.driver.waits_for = None if found.slots else found.arithmetic
         if self.driver.spec.resources.worker_range != (1, 1):
             remove_orphaned_placement_groups()

@@ -23,7 +23,7 @@ import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...trainables.training.loop import Stopped
+from ...trainables.training.loop import Stopped, Training
 from ...trainables.training.team import ProcessTeam
 from ..search.failures import Failure, failure_of, lost_worker
 from ..search.protocol import Assignment, Report, report_as_text, report_from_text
@@ -110,7 +110,8 @@ class WorkersRun:
     def _heard(self, report: Report) -> Report:
         self._started = True
         if report.failure is not None:
-            return self._report(failure=self._cause(report.failure))
+            began_s = report.training_began_s
+            return self._report(failure=self._cause(report.failure), training_began_s=began_s)
         self._owes_answer = not (report.final or report.stopped or report.started)
         return report
 
@@ -191,7 +192,7 @@ def work(config: dict[str, Any]) -> None:
         if team.rank == 0:
             say(started=True)
             watch = StopWatch(a.storage)
-        training = make_training(a, DataShelf(), team)
+        say.training = training = make_training(a, DataShelf(), team)
         training.resume()
         if training.is_over:
             say(entries=[entry.as_json() for entry in training.history], final=True)
@@ -215,6 +216,7 @@ class _Voice:
 
     def __init__(self, a: Assignment, mailbox: Any, *, first: bool) -> None:
         self._a, self._mailbox, self._first = a, mailbox, first
+        self.training: Training | None = None  # what is being said of
 
     def __call__(self, **fields: Any) -> None:
         if self._first:
@@ -231,7 +233,10 @@ class _Voice:
         self._post(failure=Failure(kind, f"a partner is gone: {found.message}", found.traceback) if kind else found)
 
     def _post(self, **fields: Any) -> None:
-        report = Report(number=self._a.number, attempt=self._a.attempt, **fields)
+        from .attempt import training_began_s
+
+        began_s = training_began_s(self.training)
+        report = Report(number=self._a.number, attempt=self._a.attempt, training_began_s=began_s, **fields)
         ray.get(self._mailbox.post.remote(report_as_text(report)))
 
 

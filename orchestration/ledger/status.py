@@ -9,8 +9,10 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from ..search.budget import outlook
+from .accounts import ACCOUNTS, account
+from .forecast import forecast, planned_trials
 from .ledger import Ledger, UnknownSweepError, failures_of, sweeps_in
+from .usage import HEARTBEAT_S, SPENT, attempts_of, driver_runs, ended, settled
 
 
 def state_of(ledger: Ledger) -> str:
@@ -41,7 +43,30 @@ def status(ledger: Ledger) -> dict[str, Any]:
             for t in ledger.trials
         ],
         "best": best.number if best else None,
-        "budget": outlook(ledger, time.time() if ledger.has_driver() else None),
+        "budget": budget_status(ledger, time.time() if ledger.has_driver() else None),
+    }
+
+
+def budget_status(ledger: Ledger, now_s: float | None) -> dict[str, Any]:
+    """A sweep's time in plain values: hours of every account (`useful_hours` ..., of the device that `unit` names), what
+    is used of each limit, and a forecast. `now_s`: seconds since 1970 while a driver runs, else None."""
+    stored = driver_runs(ledger.attributes)
+    if stored and now_s is not None and now_s - stored[-1].seen_s > 3 * HEARTBEAT_S:
+        now_s = None  # a driver that lives, but has not begun: the last one that began is gone
+    drivers = settled(stored, ledger.trials, now_s)
+    usage = [(trial, ended(attempts_of(trial), drivers)) for trial in ledger.trials]
+    known = account(drivers, usage)
+    spec = ledger.attributes["spec"]
+    used = {"gpu_hours": known.gpu_s / 3600, "cpu_hours": known.cpu_s / 3600, "wall_hours": known.wall_s / 3600}
+    limits = {name: float(limit) for name, limit in (spec.get("budget") or {}).items() if limit is not None}
+    to_come = max(0, planned_trials(spec) - ledger.searched())
+    return {
+        "unit": known.kind,
+        **{f"{name}_hours": getattr(known, f"{name}_s") / 3600 for name in ACCOUNTS},
+        **used,
+        "limits": {name: {"limit": limit, "used": used[name]} for name, limit in limits.items()},
+        "spent": ledger.attributes.get(SPENT),
+        "forecast": forecast(usage, drivers, known, to_come, now_s),
     }
 
 

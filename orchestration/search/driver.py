@@ -21,9 +21,9 @@ from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
 from ...trainables.training.checkpoints import Checkpoint, Checkpoints
 from ..ledger.ledger import Ledger, failure_entry, failures_of
-from ..ledger.usage import USAGE, devices_of
+from ..ledger.usage import SPENT, USAGE, devices_of
 from ..spec.schema import SweepSpec
-from .budget import SPENT, Budget
+from .budget import BudgetKeeper
 from .failures import Failure, decide
 from .protocol import Assignment, Report
 from .pruning import judges, should_prune
@@ -73,7 +73,7 @@ class Driver:
         self.waits_for: str | None = None  # nodes, in words
         self._waiting: deque[int] = deque(t.number for t in ledger.running())
         self._progressed: set[int] = set()
-        self.budget = Budget(spec.budget, ledger, devices_of(spec.resources, gpus), slots, clock)
+        self.budget = BudgetKeeper(spec.budget, ledger, devices_of(spec.resources, gpus), slots, clock)
 
     # -- what to run -------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Driver:
                 "config": self.config_of(fields),
                 "attempt": 1,
                 "data": self.fingerprint,
-                USAGE: self.budget.first(),
+                USAGE: self.budget.first_attempt(),
             },
         )
         assert made.number == number
@@ -148,8 +148,11 @@ class Driver:
                 self.checkpoints(number).copy_from(newest)
         if newest is not None and self._replay(number, newest) is Verdict.END:
             return None
-        self.ledger.note(number, "attempt", int(trial.user_attrs["attempt"]) + 1)
-        self.budget.again(number, newest.history if newest is not None else ())
+        attempt = int(trial.user_attrs["attempt"])
+        # batches of the next epoch are in a checkpoint only when its attempt was asked to stop
+        stopped = newest is not None and newest.name.batch > 0 and newest.name.attempt == attempt
+        self.ledger.note(number, "attempt", attempt + 1)
+        self.budget.next_attempt(number, newest.history if newest is not None else (), stopped=stopped)
         self.changed(number)
         return self._start(self.ledger.trials[number])
 
@@ -172,7 +175,7 @@ class Driver:
     def _start(self, trial: FrozenTrial) -> Assignment:
         attempt = int(trial.user_attrs["attempt"])
         self.live[trial.number] = attempt
-        self.budget.started(trial.number)
+        self.budget.attempt_started(trial.number)
         self._progressed.discard(trial.number)
         objectives = self.spec.objectives
         return Assignment(
@@ -204,11 +207,14 @@ class Driver:
             return Verdict.END
         if report.entries:
             self._progressed.add(number)
+        if report.training_began_s is not None:
+            self.budget.training_began(number, report.training_began_s)
         if report.failure is not None:
             return self.on_failure(number, report.attempt, report.failure)
         if report.stopped:
             self.stopping = True  # the trial has seen the mark before us: a trial asked for now would lack its result
             self._leaves(number)
+            self.budget.write_end(number, stopped=True)
             return Verdict.END
         verdict = self._take(number, report.entries, report.final)
         if verdict is Verdict.END:
@@ -218,7 +224,7 @@ class Driver:
     def _leaves(self, number: int) -> None:
         """A trial's attempt is over."""
         self.live.pop(number, None)
-        self.budget.left(number)
+        self.budget.attempt_ended(number)
 
     def _take(self, number: int, entries: Sequence[Mapping[str, Any]], final: bool, *, judged: bool = False) -> Verdict:
         """Writes epochs in order and judges the newest: a trial trains on only after those before were judged, and
@@ -274,6 +280,7 @@ class Driver:
         elif action == "fail":
             self._end(number, TrialState.FAIL, None, cause=failure.message)
         else:
+            self.budget.write_end(number)
             self._waiting.append(number)
         if action == "halt":
             self.halt(f"trial {number}: {failure.message}", failure)
@@ -329,7 +336,8 @@ class Driver:
         self._leaves(number)
         newest = self.checkpoints(number).newest(verify=False)
         history = newest.history if newest is not None else []
-        notes: dict[str, Any] = {USAGE: self.budget.closing(number, history)}
+        complete = state == TrialState.COMPLETE
+        notes: dict[str, Any] = {USAGE: self.budget.final_attempts(number, history, complete=complete)}
         if cause is not None:
             notes["cause"] = cause
         if newest is not None:

@@ -43,6 +43,7 @@ class Report:
     failure: Failure | None = None
     started: bool = False  # its workers have
     waiting: str | None = None  # what for, before that
+    training_began_s: float | None = None  # when the first batch of this attempt began; seconds since 1970
 
 
 def report_as_text(report: Report) -> str:

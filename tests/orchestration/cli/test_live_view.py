@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from refsweep.orchestration.cli.budget_lines import duration
 from refsweep.orchestration.cli.live_view import View, summary
-from refsweep.orchestration.search.budget import duration
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, Report
 from refsweep.tests.help import toy_driver
