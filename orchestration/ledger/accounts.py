@@ -82,13 +82,14 @@ def shares(trial: FrozenTrial, attempts: Sequence[Attempt], kind: Kind) -> dict[
         return {"unfinished": cost(attempts, kind)}
     trained = repeated = startup = 0.0
     for attempt in attempts:
-        kept_s = min(attempt.useful_s or 0.0, attempt.held_s)
-        lost_s = min(attempt.lost_s or 0.0, attempt.held_s - kept_s)
+        held_s = attempt.held_s
+        kept_s = min(attempt.useful_s or 0.0, held_s)
+        lost_s = min(attempt.lost_s or 0.0, held_s - kept_s)
         again_s = lost_s if attempt is not attempts[-1] else 0.0  # nothing came after the last attempt
         devices = attempt.devices(kind)
         trained += (kept_s + lost_s - again_s) * devices
         repeated += again_s * devices
-        startup += (attempt.held_s - kept_s - lost_s) * devices
+        startup += (held_s - kept_s - lost_s) * devices
     found = {"useful": 0.0, "startup": startup, "repeated": repeated, "pruned": 0.0, "failed": 0.0}
     if trial.state == TrialState.COMPLETE:
         return {**found, "useful": trained}

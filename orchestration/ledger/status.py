@@ -48,8 +48,8 @@ def status(ledger: Ledger) -> dict[str, Any]:
 
 
 def budget_status(ledger: Ledger, now_s: float | None) -> dict[str, Any]:
-    """A sweep's time in plain values: hours of every account (`useful_hours` ..., of the device that `unit` names), what
-    is used of each limit, and a forecast. `now_s`: seconds since 1970 while a driver runs, else None."""
+    """A sweep's time in plain values: hours of every account (`useful_hours` ...; device-hours of `unit`, gpu or cpu),
+    what is used of each limit, and a forecast. `now_s`: seconds since 1970 while a driver runs, else None."""
     stored = driver_runs(ledger.attributes)
     if stored and now_s is not None and now_s - stored[-1].seen_s > 3 * HEARTBEAT_S:
         now_s = None  # a driver that lives, but has not begun: the last one that began is gone

@@ -37,10 +37,6 @@ class Devices:
         """What its time is counted in: GPUs, or CPUs where it has none."""
         return "gpu" if self.gpus else "cpu"
 
-    def of(self, kind: Kind) -> float:
-        """Number of devices of a kind."""
-        return self.gpus if kind == "gpu" else self.cpus
-
 
 def devices_of(resources: Resources, gpus_per_worker: float) -> Devices:
     """What one trial holds. Of an elastic number of workers the largest: that many are kept for it."""
@@ -69,7 +65,7 @@ class Attempt:
 
     def devices(self, kind: Kind) -> float:
         """Number of devices of a kind that it held."""
-        return Devices(self.gpus, self.cpus).of(kind)
+        return self.gpus if kind == "gpu" else self.cpus
 
     def cost(self, kind: Kind) -> float:
         """Device-seconds that it held, once it has ended."""
@@ -103,7 +99,7 @@ class DriverRun:
 
     def devices(self, kind: Kind) -> float:
         """Number of devices of a kind in one slot."""
-        return Devices(self.gpus, self.cpus).of(kind)
+        return self.gpus if kind == "gpu" else self.cpus
 
     def spans(self) -> list[tuple[float, float, int]]:
         """(from, to, slots) of every stretch with one number of slots, in order, without gaps."""
