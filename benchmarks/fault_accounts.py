@@ -144,10 +144,10 @@ def lost_work_s(sweep: FaultySweep) -> float:
         ends = [e["time_ms"] / 1000 for e in _history(sweep, trial.number)]
         attempts = attempts_of(trial)
         for attempt, later in pairwise(attempts):
-            within = [f for f in sweep.faults_s if attempt["began_s"] <= f <= later["began_s"]]
+            within = [f for f in sweep.faults_s if attempt.began_s <= f <= later.began_s]
             if within:
-                saved = [e for e in ends if attempt["began_s"] <= e <= within[-1]]
-                total += within[-1] - max(saved, default=attempt["began_s"])
+                saved = [e for e in ends if attempt.began_s <= e <= within[-1]]
+                total += within[-1] - max(saved, default=attempt.began_s)
     return total
 
 

@@ -186,7 +186,7 @@ class SimulatedBackend:
     def _look_after_budget(self, driver: Driver) -> None:
         spent: list[float] = []
         with self._timed(spent):
-            driver.budget.beat()
+            driver.budget.heartbeat()
             driver.must_stop()
         self.tick_s += spent[0]
 

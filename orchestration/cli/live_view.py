@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.table import Table
 
 from ..ledger.records import TrialRecord
-from ..search.budget import duration, lines, outlook
+from ..ledger.status import budget_status
 from ..search.driver import Driver
 from ..search.protocol import Observer
+from .budget_lines import budget_lines, duration
 
 ROWS = 24  # of the live table; the newest trials
 DRAW_POLL_S, BUDGET_POLL_S = 0.25, 5.0
@@ -170,7 +171,7 @@ class ProgressTable:
         """Counted now and then: it takes all trials."""
         if not self._budget or time.monotonic() - self._counted_s > BUDGET_POLL_S:
             self._counted_s = time.monotonic()
-            self._budget = lines(outlook(driver.ledger, driver.budget.clock()))
+            self._budget = budget_lines(budget_status(driver.ledger, driver.budget.clock()))
         return self._budget
 
     def _trial_eta(self, driver: Driver, number: int, epoch: int) -> str:

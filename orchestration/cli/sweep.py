@@ -102,18 +102,35 @@ def sweep_status(
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
-    """Show a sweep's trials, what it has used and what is left to do."""
+    """Show a sweep's trials, what its time was for, and how long the rest will take.
+
+    The time of all slots while a driver ran is split into accounts:
+
+    - useful: epochs of completed trials
+
+    - start-up: starting workers, importing, opening data, building the model, saving, reporting
+
+    - repeated: training that a crash lost and that was done again
+
+    - pruned: epochs of trials that a pruner ended
+
+    - failed: training of failed and of infeasible trials
+
+    - unfinished: all of trials that have not ended
+
+    - waiting: slots without a trial
+    """
     if cluster is not None:
         jobs.status(name, cluster, insecure, as_json)
         return
-    from ..search.budget import lines
     from ..sweep import find_sweep
+    from .budget_lines import budget_lines
     from .summary import summary
 
     with find_sweep(ledger_url(storage, ledger), name) as sweep:
         content = sweep.status()
         shown = summary(sweep.ledger, content["state"])
-        show(content, as_json, shown, *lines(content["budget"]), *_why_it_ended(sweep.ledger))
+        show(content, as_json, shown, *budget_lines(content["budget"]), *_why_it_ended(sweep.ledger))
 
 
 @app.command("list")
@@ -190,7 +207,7 @@ def report(sweep: Sweep, outcome: Outcome, as_json: bool) -> None:
     """Shows how a driver's run ended, and closes the sweep. Raises WorkFailedError or InputError when that is no
     success."""
     from ..ledger.records import SweepState
-    from ..search.budget import lines as budget_lines
+    from .budget_lines import budget_lines
     from .summary import summary
 
     name = sweep.spec.name

@@ -42,21 +42,22 @@ class TrialRun:
         self, assignment: Assignment, datasets: DatasetCache, stop_requested: StopRequested = lambda: False
     ) -> None:
         self.assignment = assignment
+        self._training: Training | None = None
         self._reports = self._run(datasets, stop_requested)
 
     def next_report(self) -> Report:
         """Trains until the next report. The first one has all epochs of earlier attempts too."""
-        a = self.assignment
         try:
             return next(self._reports)
         except Stopped:
-            return Report(number=a.number, attempt=a.attempt, stopped=True)
+            return self._report(stopped=True)
         except Exception as error:  # noqa: BLE001  the driver decides what it means
-            return Report(number=a.number, attempt=a.attempt, failure=failure_of(error))
+            return self._report(failure=failure_of(error))
 
     def close(self) -> None:
         """Stops readers and lets the model go."""
         self._reports.close()
+        self._training = None
         if self.assignment.gpus:  # a full collection takes 0.2 s with torch loaded: only where memory is dear
             gc.collect()
             torch.cuda.empty_cache()
@@ -64,20 +65,23 @@ class TrialRun:
     def _run(self, datasets: DatasetCache, stop_requested: StopRequested) -> Generator[Report]:
         a = self.assignment
         torch.set_num_threads(a.cpus)
-        training = make_training(a, datasets)
+        self._training = training = make_training(a, datasets)
         training.resume()
         reported = 0
         if training.is_over:
-            yield self._report(training, 0)
+            yield self._progress(training, 0)
             return
         for _ in training.run(stop_requested):
-            yield self._report(training, reported)
+            yield self._progress(training, reported)
             reported = len(training.history)
 
-    def _report(self, training: Training, since: int) -> Report:
+    def _progress(self, training: Training, since: int) -> Report:
         entries = [entry.as_json() for entry in training.history[since:]]
-        a = self.assignment
-        return Report(number=a.number, attempt=a.attempt, entries=entries, final=training.is_over)
+        return self._report(entries=entries, final=training.is_over)
+
+    def _report(self, **fields: Any) -> Report:
+        a, began_s = self.assignment, training_began_s(self._training)
+        return Report(number=a.number, attempt=a.attempt, training_began_s=began_s, **fields)
 
 
 def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = None) -> Training:
@@ -99,3 +103,8 @@ def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = Non
         best=a.best,
         team=team,
     )
+
+
+def training_began_s(training: Training | None) -> float | None:
+    """When an attempt's first batch began, in seconds since 1970; None before it."""
+    return getattr(training, "training_began_s", None)

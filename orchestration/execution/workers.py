@@ -23,12 +23,12 @@ import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...trainables.training.loop import Stopped
+from ...trainables.training.loop import Stopped, Training
 from ...trainables.training.team import ProcessTeam
 from ..ledger.failure import Failure
 from ..search.failures import failure_of, lost_worker
 from ..search.protocol import Assignment, Report, report_as_text, report_from_text
-from .attempt import DatasetCache, make_training
+from .attempt import DatasetCache, make_training, training_began_s
 from .process_group import ProcessGroup
 from .stopping import StopWatch
 
@@ -114,7 +114,8 @@ class WorkersRun:
     def _received(self, report: Report) -> Report:
         self._started = True
         if report.failure is not None:
-            return self._report(failure=self._cause(report.failure))
+            began_s = report.training_began_s
+            return self._report(failure=self._cause(report.failure), training_began_s=began_s)
         self._owes_answer = not (report.final or report.stopped or report.started)
         return report
 
@@ -191,7 +192,7 @@ def work(config: dict[str, Any]) -> None:
         if team.rank == 0:
             reporter(started=True)
             watch = StopWatch(a.storage)
-        training = make_training(a, DatasetCache(), team)
+        reporter.training = training = make_training(a, DatasetCache(), team)
         training.resume()
         if training.is_over:
             reporter(entries=[entry.as_json() for entry in training.history], final=True)
@@ -215,6 +216,7 @@ class WorkerReporter:
 
     def __init__(self, a: Assignment, mailbox: Any, *, first: bool) -> None:
         self._a, self._mailbox, self._first = a, mailbox, first
+        self.training: Training | None = None  # once it is made
 
     def __call__(self, **fields: Any) -> None:
         if self._first:
@@ -232,7 +234,8 @@ class WorkerReporter:
         self._post(failure=failure)
 
     def _post(self, **fields: Any) -> None:
-        report = Report(number=self._a.number, attempt=self._a.attempt, **fields)
+        began_s = training_began_s(self.training)
+        report = Report(number=self._a.number, attempt=self._a.attempt, training_began_s=began_s, **fields)
         ray.get(self._mailbox.post.remote(report_as_text(report)))
 
 

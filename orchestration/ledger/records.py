@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .failure import FailedAttempt, Failure
+from .usage import Attempt, DriverRun, attempts_of, driver_runs
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -45,7 +46,7 @@ class SweepRecord:
     halted_with: Failure | None = None
     forgiven: int = -1  # failures of trials up to this number no longer count towards halting
     spent: str | None = None  # the budget that stopped it, with the figures
-    drivers: Sequence[Mapping[str, Any]] = ()  # when a driver ran: see `usage`
+    drivers: Sequence[DriverRun] = ()  # when a driver ran, oldest first
     run_ids: Mapping[int, str] = field(default_factory=dict)  # MLflow run of each trial
 
     @classmethod
@@ -60,7 +61,7 @@ class SweepRecord:
             halted_with=Failure.from_json(halted_with) if halted_with else None,
             forgiven=int(attributes.get("forgiven", -1)),
             spent=attributes.get("spent"),
-            drivers=attributes.get("drivers", ()),
+            drivers=driver_runs(attributes),
             run_ids={int(k[4:]): str(v) for k, v in attributes.items() if k.startswith("run:")},
         )
 
@@ -75,7 +76,7 @@ class SweepChanges(TypedDict, total=False):
     halted_with: Failure | None
     forgiven: int
     spent: str | None
-    drivers: Sequence[Mapping[str, Any]]
+    drivers: Sequence[DriverRun]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class TrialRecord:
     attempt: int = 1
     data_fingerprint: str | None = None
     retry_of: int | None = None  # the failed trial that it continues
-    usage: Sequence[Mapping[str, Any]] = ()  # its attempts and what they held: see `usage`
+    usage: Sequence[Attempt] = ()  # its attempts, oldest first
     failures: Sequence[FailedAttempt] = ()  # oldest first
     cause: str | None = None  # why it ended early
     checkpoint: str | None = None  # its last one when it ended: `epoch-0007`
@@ -101,7 +102,7 @@ class TrialRecord:
             attempt=int(stored.get("attempt", 1)),
             data_fingerprint=stored.get("data"),
             retry_of=stored.get("retry_of"),
-            usage=stored.get("usage", ()),
+            usage=attempts_of(trial),
             failures=[FailedAttempt.from_json(entry) for entry in stored.get("failures", ())],
             cause=stored.get("cause"),
             checkpoint=stored.get("checkpoint"),
@@ -123,7 +124,7 @@ class TrialChanges(TypedDict, total=False):
     """Fields of a TrialRecord that may be written one by one."""
 
     attempt: int
-    usage: Sequence[Mapping[str, Any]]
+    usage: Sequence[Attempt]
     failures: Sequence[FailedAttempt]
     cause: str
     checkpoint: str
@@ -137,7 +138,7 @@ def attributes(fields: Mapping[str, Any], *, unless: Sequence[Any] = ()) -> dict
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Failure | FailedAttempt):
+    if isinstance(value, Failure | FailedAttempt | Attempt | DriverRun):
         return value.as_json()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

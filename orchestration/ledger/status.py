@@ -8,10 +8,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from ..search.budget import outlook
+from .accounts import ACCOUNTS, account
 from .database import UnknownSweepError, sweeps_in
+from .forecast import forecast, planned_trials
 from .ledger import Ledger
 from .records import TrialRecord
+from .usage import HEARTBEAT_S, attempts_of, ended, settled
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
         "objective": ledger.record.spec["objective"],
         "trials": [_trial(ledger, trial) for trial in ledger.trials],
         "best": best.number if best else None,
-        "budget": outlook(ledger, time.time() if ledger.has_driver() else None),
+        "budget": budget_status(ledger, time.time() if ledger.has_driver() else None),
     }
 
 
@@ -39,6 +41,29 @@ def _trial(ledger: Ledger, trial: FrozenTrial) -> dict[str, Any]:
         "run_id": ledger.record.run_ids.get(trial.number),
         "cause": record.cause or (last.failure.message if last else None),
         "retry_of": record.retry_of,
+    }
+
+
+def budget_status(ledger: Ledger, now_s: float | None) -> dict[str, Any]:
+    """A sweep's time in plain values: hours of every account (`useful_hours` ...; device-hours of `unit`, gpu or cpu),
+    what is used of each limit, and a forecast. `now_s`: seconds since 1970 while a driver runs, else None."""
+    stored = ledger.record.drivers
+    if stored and now_s is not None and now_s - stored[-1].seen_s > 3 * HEARTBEAT_S:
+        now_s = None  # a driver that lives, but has not begun: the last one that began is gone
+    drivers = settled(stored, ledger.trials, now_s)
+    usage = [(trial, ended(attempts_of(trial), drivers)) for trial in ledger.trials]
+    known = account(drivers, usage)
+    spec = ledger.record.spec
+    used = {"gpu_hours": known.gpu_s / 3600, "cpu_hours": known.cpu_s / 3600, "wall_hours": known.wall_s / 3600}
+    limits = {name: float(limit) for name, limit in (spec.get("budget") or {}).items() if limit is not None}
+    to_come = max(0, planned_trials(spec) - ledger.searched())
+    return {
+        "unit": known.kind,
+        **{f"{name}_hours": getattr(known, f"{name}_s") / 3600 for name in ACCOUNTS},
+        **used,
+        "limits": {name: {"limit": limit, "used": used[name]} for name, limit in limits.items()},
+        "spent": ledger.record.spent,
+        "forecast": forecast(usage, drivers, known, to_come, now_s),
     }
 
 

@@ -1,23 +1,15 @@
-"""Device-seconds: what trials held, and what came of it. Pure functions of what the ledger keeps.
+"""Records of device time: the attempts of every trial, and the times at which a driver ran. Plain values in the ledger.
 
-A trial's attribute `usage` lists its attempts, a sweep's attribute `drivers` the times at which a driver ran:
-
-    attempt  {"began_s", "ended_s", "useful_s", "gpus", "cpus"}   seconds since 1970; devices that it held
-    driver   {"began_s", "seen_s", "slots", "gpus", "cpus"}       last sign of life; devices of one slot
-
-An attempt begins in the write that makes the trial, or starts it again, and gets its end in the write that ends the
-trial or begins its next attempt. Until then, and for ever when nothing came after it, it ended with its driver, at
-that one's last known sign of life. So a killed driver needs nobody to write anything down for it.
-
-Useful: training that counted, the seconds of the epochs in the trial's history. Wasted: the rest of an attempt, which
-is start-up, epochs that a crash made it repeat, and all of an attempt from which nothing was kept. Unfinished: of
-trials that have not ended, so that nobody can say yet. Waiting: slots without a trial while a driver ran.
+A trial's attribute `usage` lists its attempts, a sweep's attribute `drivers` the runs of its drivers. An attempt begins
+in the write that makes the trial, or starts it again, and gets its end in the write that ends the trial, or when it
+stops or fails. Until then, and for good when its driver is killed, it ended with that driver, at that one's last known
+sign of life: nobody needs to write anything down for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial
@@ -26,7 +18,11 @@ if TYPE_CHECKING:  # the spec imports torch, which `sweep status` has no use for
     from ..spec.schema import Resources
 
 Kind = Literal["gpu", "cpu"]
+KINDS: tuple[Kind, Kind] = ("gpu", "cpu")
 USAGE, DRIVERS = "usage", "drivers"
+SPENT = "spent"  # attribute of a sweep that a budget has stopped: which one, and the figures
+HEARTBEAT_S = 60.0  # between a driver's signs of life, each of them a write: a killed one's end is known to so much
+_OPTIONAL = ("training_began_s", "stopped", "lost_s", "rooms")  # keys that older entries lack
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,113 +45,122 @@ def devices_of(resources: Resources, gpus_per_worker: float) -> Devices:
     return Devices(most * gpus_per_worker, float(most * resources.cpus_per_worker))
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A sweep's time so far. Device-seconds are of `kind`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt of a trial: when it ran, what it held, what came of it. Times are seconds since 1970."""
 
-    kind: Kind
-    useful: float
-    wasted: float
-    unfinished: float
-    waiting: float
-    gpu_s: float  # held by all attempts
-    cpu_s: float
-    wall_s: float  # while a driver ran
+    began_s: float
+    ended_s: float | None = None
+    useful_s: float | None = None  # length of the epochs of the trial's history that it trained; set at the trial's end
+    gpus: float
+    cpus: float
+    training_began_s: float | None = None  # start of its first batch, by its own host's clock
+    stopped: bool | None = None  # asked to stop, after a checkpoint; None in older entries, which don't say
+    lost_s: float | None = None  # length of training that no checkpoint has kept; set at the trial's end
+
+    @property
+    def held_s(self) -> float:
+        """How long it lasted; 0 before its end is known. Never negative, whatever was done to the clock."""
+        return max(0.0, self.ended_s - self.began_s) if self.ended_s is not None else 0.0
+
+    def devices(self, kind: Kind) -> float:
+        """Number of devices of a kind that it held."""
+        return self.gpus if kind == "gpu" else self.cpus
+
+    def cost(self, kind: Kind) -> float:
+        """Device-seconds that it held, once it has ended."""
+        return self.held_s * self.devices(kind)
+
+    def as_json(self) -> dict[str, Any]:
+        """The ledger's entry."""
+        return _entry(asdict(self))
 
 
-# -- attempts ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverRun:
+    """A time at which a driver ran: from its first trial to its last sign of life. Seconds since 1970."""
+
+    began_s: float
+    seen_s: float
+    slots: int  # trials at the same time, at the beginning
+    gpus: float  # of one slot
+    cpus: float
+    rooms: tuple[tuple[float, int], ...] | None = None  # (when, slots) of every change since then
+
+    @property
+    def slots_now(self) -> int:
+        """The newest number of slots."""
+        return self.rooms[-1][1] if self.rooms else self.slots
+
+    @property
+    def wall_s(self) -> float:
+        """How long it ran."""
+        return max(0.0, self.seen_s - self.began_s)
+
+    def devices(self, kind: Kind) -> float:
+        """Number of devices of a kind in one slot."""
+        return self.gpus if kind == "gpu" else self.cpus
+
+    def spans(self) -> list[tuple[float, float, int]]:
+        """(from, to, slots) of every stretch with one number of slots, in order, without gaps."""
+        found: list[tuple[float, float, int]] = []
+        start_s, slots = self.began_s, self.slots
+        for at_s, changed in (*(self.rooms or ()), (self.seen_s, 0)):
+            end_s = min(max(at_s, start_s), max(self.seen_s, start_s))
+            found.append((start_s, end_s, slots))
+            start_s, slots = end_s, changed
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """The ledger's entry."""
+        rooms = [list(room) for room in self.rooms] if self.rooms is not None else None
+        return _entry({**asdict(self), "rooms": rooms})
 
 
-def new_attempt(now_s: float, devices: Devices) -> dict[str, Any]:
-    """An attempt that begins."""
-    return {"began_s": now_s, "ended_s": None, "useful_s": None, "gpus": devices.gpus, "cpus": devices.cpus}
+def _entry(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None or key not in _OPTIONAL}
 
 
-def attempts_of(trial: FrozenTrial) -> list[dict[str, Any]]:
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def attempts_of(trial: FrozenTrial) -> list[Attempt]:
     """A trial's attempts as the ledger has them, oldest first."""
-    return list(trial.user_attrs.get(USAGE, ()))
+    return [Attempt(**entry) for entry in trial.user_attrs.get(USAGE, ())]
 
 
-def ended(attempts: Sequence[Mapping[str, Any]], drivers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def driver_runs(attributes: Mapping[str, Any]) -> list[DriverRun]:
+    """A sweep's runs of drivers as the ledger has them, oldest first."""
+    return [_driver_run(entry) for entry in attributes.get(DRIVERS, ())]
+
+
+def _driver_run(entry: Mapping[str, Any]) -> DriverRun:
+    rooms = entry.get("rooms")
+    return DriverRun(**{**entry, "rooms": rooms and tuple((float(at_s), int(slots)) for at_s, slots in rooms)})
+
+
+def ended(attempts: Sequence[Attempt], drivers: Sequence[DriverRun]) -> list[Attempt]:
     """Attempts whose end is not written down end with the driver under which they began."""
     return [
-        dict(a) if a["ended_s"] is not None else {**a, "ended_s": max(_seen_s(a["began_s"], drivers), a["began_s"])}
+        a if a.ended_s is not None else replace(a, ended_s=max(_seen_s(a.began_s, drivers), a.began_s))
         for a in attempts
     ]
 
 
-def _seen_s(began_s: float, drivers: Sequence[Mapping[str, Any]]) -> float:
-    return next((float(d["seen_s"]) for d in reversed(drivers) if d["began_s"] <= began_s), began_s)
+def _seen_s(began_s: float, drivers: Sequence[DriverRun]) -> float:
+    return next((d.seen_s for d in reversed(drivers) if d.began_s <= began_s), began_s)
 
 
-def with_useful(
-    attempts: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], *, inherited: bool
-) -> list[dict[str, Any]]:
-    """Ended attempts with the seconds of those epochs in the trial's history that each of them trained.
-
-    An epoch belongs to the attempt within which it ended; what it took longer than that attempt lasted was done
-    before, by the attempt whose checkpoint it went on from. `inherited`: epochs from before the first attempt are
-    another trial's.
-    """
-    sums = [0.0] * len(attempts)
-    for entry in history:
-        at_s = entry["time_ms"] / 1000
-        made_by = max((i for i, a in enumerate(attempts) if a["began_s"] <= at_s), default=None)
-        if made_by is not None or (attempts and not inherited):
-            sums[made_by or 0] += float(entry["seconds"])
-    found: list[dict[str, Any]] = []
-    over = 0.0
-    for attempt, seconds in zip(reversed(attempts), reversed(sums), strict=True):
-        useful = min(seconds + over, held_s(attempt))
-        over += seconds - useful
-        found.insert(0, {**attempt, "useful_s": useful})
-    return found
-
-
-def held_s(attempt: Mapping[str, Any]) -> float:
-    """How long an ended attempt lasted; never negative, whatever was done to the clock."""
-    return max(0.0, float(attempt["ended_s"]) - float(attempt["began_s"]))
-
-
-def cost(attempts: Iterable[Mapping[str, Any]], kind: Kind) -> float:
-    """Device-seconds that ended attempts held."""
-    return sum(held_s(a) * float(a[f"{kind}s"]) for a in attempts)
-
-
-def useful_cost(attempts: Iterable[Mapping[str, Any]], kind: Kind) -> float:
-    """Device-seconds of theirs that counted."""
-    return sum(float(a["useful_s"] or 0.0) * float(a[f"{kind}s"]) for a in attempts)
-
-
-# -- a sweep -----------------------------------------------------------------------------------------------
-
-
-def settled(
-    drivers: Sequence[Mapping[str, Any]], trials: Iterable[FrozenTrial], now_s: float | None = None
-) -> list[dict[str, Any]]:
+def settled(drivers: Sequence[DriverRun], trials: Iterable[FrozenTrial], now_s: float | None = None) -> list[DriverRun]:
     """Drivers, the last of them seen now when it lives, else when the ledger last heard of a trial."""
-    found = [dict(d) for d in drivers]
-    if found:
-        signs = [found[-1]["seen_s"]] if now_s is None else [found[-1]["seen_s"], now_s]
-        for trial in trials if now_s is None else ():
-            signs += [a["ended_s"] or a["began_s"] for a in attempts_of(trial)[-1:]]
-        found[-1]["seen_s"] = max(signs)
-    return found
+    if not drivers:
+        return []
+    signs_s = [drivers[-1].seen_s] if now_s is None else [drivers[-1].seen_s, now_s]
+    for trial in trials if now_s is None else ():
+        signs_s += [a.began_s if a.ended_s is None else a.ended_s for a in attempts_of(trial)[-1:]]
+    return [*drivers[:-1], replace(drivers[-1], seen_s=max(signs_s))]
 
 
-def account(drivers: Sequence[Mapping[str, Any]], trials: Iterable[FrozenTrial]) -> Account:
-    """A sweep's time, from settled drivers and all trials."""
-    kind: Kind = "gpu" if drivers and drivers[-1]["gpus"] else "cpu"
-    gpu_s = cpu_s = useful = wasted = unfinished = 0.0
-    for trial in trials:
-        attempts = ended(attempts_of(trial), drivers)
-        gpu_s, cpu_s = gpu_s + cost(attempts, "gpu"), cpu_s + cost(attempts, "cpu")
-        if trial.state.is_finished():
-            counted = useful_cost(attempts, kind)
-            useful, wasted = useful + counted, wasted + cost(attempts, kind) - counted
-        else:
-            unfinished += cost(attempts, kind)
-    spans = [(max(0.0, d["seen_s"] - d["began_s"]), d) for d in drivers]
-    offered = sum(span * d["slots"] * d[f"{kind}s"] for span, d in spans)
-    waiting = max(0.0, offered - useful - wasted - unfinished)
-    return Account(kind, useful, wasted, unfinished, waiting, gpu_s, cpu_s, sum(span for span, _ in spans))
+def cost(attempts: Iterable[Attempt], kind: Kind) -> float:
+    """Device-seconds that ended attempts held."""
+    return sum(a.cost(kind) for a in attempts)

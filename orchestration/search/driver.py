@@ -21,7 +21,7 @@ from ..ledger.records import TrialRecord
 from ..ledger.usage import devices_of
 from ..spec.schema import SweepSpec
 from .asking import PinnedTrial, Space, propose
-from .budget import Budget
+from .budget import BudgetKeeper
 from .discovery import make_pruner, make_sampler
 from .failures import decide
 from .protocol import Action, Assignment, NoTrial, Observer, Report, Room, Verdict
@@ -53,7 +53,9 @@ class Driver:
         self.room, self.observers = room, tuple(observers)
         self.live: dict[int, int] = {}  # number -> attempt
         self.halted: str | None = ledger.record.halted
-        self.budget = Budget(spec.budget, ledger, devices_of(spec.resources, room.gpus_per_worker), room.slots, clock)
+        self.budget = BudgetKeeper(
+            spec.budget, ledger, devices_of(spec.resources, room.gpus_per_worker), room.slots, clock
+        )
         self._recorder = Recorder(spec, ledger, make_pruner(spec, epochs), self.budget, self._changed)
         self._stopping = False
         self._waiting: deque[int] = deque(t.number for t in ledger.running())
@@ -106,7 +108,7 @@ class Driver:
             lambda trial: self.space(PinnedTrial(trial, self.spec.fixed)),
         )
         template.user_attrs = TrialRecord(
-            config=self.config_of(fields), data_fingerprint=self.data_fingerprint, usage=self.budget.first()
+            config=self.config_of(fields), data_fingerprint=self.data_fingerprint, usage=self.budget.first_attempt()
         ).as_attributes()
         trial = self.ledger.create_trial(template)
         assert trial.number == number
@@ -130,8 +132,10 @@ class Driver:
                 self.checkpoints(number).copy_from(newest)
         if newest is not None and self._replay(number, newest) is Verdict.END:
             return None
+        # batches of the next epoch are in a checkpoint only when its attempt was asked to stop
+        stopped = newest is not None and newest.name.batch > 0 and newest.name.attempt == record.attempt
         self.ledger.update_trial(number, attempt=record.attempt + 1)
-        self.budget.again(number, newest.history if newest is not None else ())
+        self.budget.next_attempt(number, newest.history if newest is not None else (), stopped=stopped)
         self._changed(number)
         return self._start(self.ledger.trials[number])
 
@@ -154,7 +158,7 @@ class Driver:
     def _start(self, trial: FrozenTrial) -> Assignment:
         record = TrialRecord.of(trial)
         self.live[trial.number] = record.attempt
-        self.budget.started(trial.number)
+        self.budget.attempt_started(trial.number)
         self._progressed.discard(trial.number)
         objectives = self.spec.objectives
         return Assignment(
@@ -178,7 +182,7 @@ class Driver:
     def set_room(self, room: Room) -> None:
         """Nodes have come or gone."""
         self.room = room
-        self.budget.slots = room.slots
+        self.budget.set_room(room.slots)
 
     def request_stop(self) -> None:
         """No trial is to start any more, and live ones are to write a checkpoint and end."""
@@ -186,7 +190,7 @@ class Driver:
 
     def tick(self) -> None:
         """A moment has passed: the backend calls this several times a second."""
-        self.budget.beat()
+        self.budget.heartbeat()
         for observer in self.observers:
             observer.ticked()
 
@@ -197,11 +201,14 @@ class Driver:
             return Verdict.END
         if report.entries:
             self._progressed.add(number)
+        if report.training_began_s is not None:
+            self.budget.training_began(number, report.training_began_s)
         if report.failure is not None:
             return self.on_attempt_lost(number, report.attempt, report.failure)
         if report.stopped:
             self._stopping = True  # the trial has seen the mark before us: a trial asked for now would lack its result
             self._leave(number)
+            self.budget.write_end(number, stopped=True)
             return Verdict.END
         verdict = self._recorder.take(number, report.entries, report.final)
         if verdict is Verdict.END:
@@ -224,6 +231,7 @@ class Driver:
         elif action == "fail":
             self._recorder.end(number, TrialState.FAIL, None, cause=failure.message)
         else:
+            self.budget.write_end(number)
             self._waiting.append(number)
         if action == "halt":
             self.halt(f"trial {number}: {failure.message}", failure)
@@ -238,7 +246,7 @@ class Driver:
     def _leave(self, number: int) -> None:
         """A trial's attempt is over."""
         self.live.pop(number, None)
-        self.budget.left(number)
+        self.budget.attempt_ended(number)
 
     def _halt_if_all_fail_alike(self, failure: Failure) -> None:
         """The same traceback in so many trials in a row is not bad luck."""

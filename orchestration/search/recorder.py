@@ -14,7 +14,7 @@ from ..ledger.ledger import Ledger
 from ..ledger.records import TrialChanges
 from ..spec.locations import trial_folder
 from ..spec.schema import SweepSpec
-from .budget import Budget
+from .budget import BudgetKeeper
 from .protocol import Verdict
 from .pruners.base import Pruner
 
@@ -24,7 +24,7 @@ class Recorder:
     changed."""
 
     def __init__(
-        self, spec: SweepSpec, ledger: Ledger, pruner: Pruner, budget: Budget, changed: Callable[[int], None]
+        self, spec: SweepSpec, ledger: Ledger, pruner: Pruner, budget: BudgetKeeper, changed: Callable[[int], None]
     ) -> None:
         self._spec, self._ledger, self._pruner, self._budget = spec, ledger, pruner, budget
         self._changed = changed
@@ -88,10 +88,11 @@ class Recorder:
         cause: str | None = None,
     ) -> None:
         """A trial's end and what is known of it then, in one write, which may be repeated."""
-        self._budget.left(number)
+        self._budget.attempt_ended(number)
         newest = self.checkpoints(number).newest(verify=False)
         history = newest.history if newest is not None else []
-        last: TrialChanges = {"usage": self._budget.closing(number, history)}
+        complete = state == TrialState.COMPLETE
+        last: TrialChanges = {"usage": self._budget.final_attempts(number, history, complete=complete)}
         if cause is not None:
             last["cause"] = cause
         if newest is not None:

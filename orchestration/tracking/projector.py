@@ -16,16 +16,18 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from ...trainables.training.checkpoints import Checkpoints
+from ..ledger.accounts import shares
 from ..ledger.ledger import Ledger
 from ..ledger.records import TrialRecord
-from ..ledger.usage import Kind, attempts_of, cost, useful_cost
-from ..search.budget import outlook
+from ..ledger.status import budget_status
+from ..ledger.usage import Kind, attempts_of
 from ..spec.locations import sqlite_path
 
 log = logging.getLogger(__name__)
 SWEEP, TRIAL, STATE = "refsweep.sweep", "refsweep.trial", "refsweep.state"
 _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-SPENT_PREFIX = "spent."  # of metrics about device-seconds
+SPENT_PREFIX = "spent."  # of metrics about device time
+SPENT_STEP = 1  # of these: step 0 has what earlier versions wrote, in other accounts; MLflow shows the last step
 BATCH = 500  # metrics a request; MLflow takes 1000
 
 
@@ -94,10 +96,10 @@ class Projector:
         from mlflow.entities import Metric
 
         drivers = self.ledger.record.drivers
-        known = outlook(self.ledger, None)
-        at_ms = int(drivers[-1]["seen_s"] * 1000) if drivers else 0
+        known = budget_status(self.ledger, None)
+        at_ms = int(drivers[-1].seen_s * 1000) if drivers else 0
         hours = {name: value for name, value in known.items() if name.endswith("_hours")} if drivers else {}
-        return [Metric(f"{SPENT_PREFIX}{n}", v, at_ms, 0) for n, v in hours.items()], known["spent"] or ""
+        return [Metric(f"{SPENT_PREFIX}{n}", v, at_ms, SPENT_STEP) for n, v in hours.items()], known["spent"] or ""
 
     def reconcile(self) -> dict[str, int]:
         """Sends what is missing of all trials; deletes runs that the ledger does not name, second runs of a trial
@@ -223,7 +225,7 @@ class Projector:
             for entry in history[since:]
             for key, value in sorted(entry["metrics"].items())
         ]
-        metrics += [Metric(key, value, at_ms, 0) for key, value, at_ms in _spent(trial)]
+        metrics += [Metric(key, value, at_ms, SPENT_STEP) for key, value, at_ms in _spent(trial)]
         run_tags = [RunTag(k, v) for k, v in tags.items()]
         for start in range(0, max(len(metrics), 1), BATCH):
             part = metrics[start : start + BATCH]
@@ -262,18 +264,15 @@ def make_client(uri: str) -> Any:
 
 
 def _spent(trial: FrozenTrial) -> list[tuple[str, float, int]]:
-    """An ended trial's device-seconds, at the time its last attempt ended: the same however often they are sent."""
+    """An ended trial's device-seconds by account (`spent.useful_cpu_s`), at the time its last attempt ended: the same
+    however often they are sent."""
     attempts = attempts_of(trial)
     if not trial.state.is_finished() or not attempts:
         return []
-    kind: Kind = "gpu" if attempts[-1]["gpus"] else "cpu"
-    useful, held = useful_cost(attempts, kind), cost(attempts, kind)
-    at_ms = int(attempts[-1]["ended_s"] * 1000)
-    return [
-        (f"{SPENT_PREFIX}useful_{kind}_s", useful, at_ms),
-        (f"{SPENT_PREFIX}wasted_{kind}_s", held - useful, at_ms),
-        (f"{SPENT_PREFIX}attempts", float(len(attempts)), at_ms),
-    ]
+    kind: Kind = "gpu" if attempts[-1].gpus else "cpu"
+    at_ms = int((attempts[-1].ended_s or 0.0) * 1000)
+    by_account = [(f"{SPENT_PREFIX}{n}_{kind}_s", value, at_ms) for n, value in shares(trial, attempts, kind).items()]
+    return [*by_account, (f"{SPENT_PREFIX}attempts", float(len(attempts)), at_ms)]
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, str]:

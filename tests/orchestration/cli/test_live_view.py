@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from refsweep.orchestration.cli.budget_lines import duration
 from refsweep.orchestration.cli.live_view import ProgressTable, progress_view
 from refsweep.orchestration.cli.summary import summary
-from refsweep.orchestration.search.budget import duration
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, Report
 from refsweep.tests.help import toy_driver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from refsweep.orchestration.execution import head_watch
 from refsweep.orchestration.execution import tune as executor
 from refsweep.orchestration.execution.process_group import interface_of
+from refsweep.orchestration.search.protocol import Room
+from refsweep.tests.help import toy_driver
 
 
 class Clock:
@@ -56,6 +59,17 @@ def test_a_silent_trial_is_killed_but_not_for_what_the_driver_did_not_hear(
         clock.now += 1
         made.tick([trial])
     assert killed == ["actor"]
+
+
+def test_slots_that_come_and_go_reach_the_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    driver = toy_driver(tmp_path, slots=2)
+    driver.next_action()
+    made = executor._Bridge(driver, lambda: False)
+    for slots in (5, 0):
+        monkeypatch.setattr(executor, "room_now", lambda _, slots=slots: Room(slots))
+        made._count_nodes()
+        assert driver.room.slots == driver.budget.slots == slots
+    assert [n for _, n in driver.ledger.record.drivers[-1].rooms or ()] == [5, 0]
 
 
 def test_the_interface_of_an_address_is_found():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from refsweep.orchestration.cli.budget_lines import budget_lines
+from refsweep.orchestration.ledger.accounts import ACCOUNTS
 from refsweep.orchestration.ledger.failure import Failure
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.ledger.status import status
-from refsweep.orchestration.ledger.usage import Devices, attempts_of, devices_of, with_useful
-from refsweep.orchestration.search.budget import outlook
+from refsweep.orchestration.ledger.status import budget_status, status
+from refsweep.orchestration.ledger.usage import HEARTBEAT_S, Devices, attempts_of, devices_of
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, NoTrial, Report, Room, Verdict
 from refsweep.orchestration.spec.read import make_spec
@@ -25,7 +27,17 @@ EPOCHS = 3
 class Sweep:
     """A driver, its clock, and trials that do as they are told."""
 
-    def __init__(self, folder: Path, *, slots: int = 2, trials: int = 4, gpus: float = 0.0, **budget: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        slots: int = 2,
+        trials: int = 4,
+        gpus: float = 0.0,
+        pruner: str = "none",
+        max_retries: int = 3,
+        **budget: float,
+    ) -> None:
         self.now_s = 1_000_000.0
         content = {
             "name": "b",
@@ -33,10 +45,11 @@ class Sweep:
             "data": "none",
             "storage": str(folder),
             "objective": {"metric": "loss", "mode": "min"},
-            "search": {"trials": trials, "sampler": "random", "pruner": "none"},
+            "search": {"trials": trials, "sampler": "random", "pruner": pruner, "eta": 2},
             "resources": {"cpus_per_worker": 2},
             "fixed": {"epochs": EPOCHS},
             "budget": budget,
+            "retry": {"max_retries": max_retries, "halt_after_same_error": 1000},
         }
         self.spec, self.slots, self.gpus = make_spec(content), slots, gpus
         self.driver = self.new_driver()
@@ -55,16 +68,19 @@ class Sweep:
         self.driver = self.new_driver()
 
     def start(self) -> Assignment:
+        """The next trial to run."""
         found = self.driver.next_action()
         assert isinstance(found, Assignment)
         return found
 
-    def epoch(self, a: Assignment, epoch: int, seconds: float, *, final: bool = False) -> Verdict:
+    def epoch(
+        self, a: Assignment, epoch: int, seconds: float, *, final: bool = False, loss: float = 1.0, **said: Any
+    ) -> Verdict:
         """Trains it, writes its checkpoint and reports it; the clock does not move."""
         found = self.driver.checkpoints(a.number)
         newest = found.newest()
         history = newest.history if newest is not None else []
-        metrics = {"loss": 1.0 / epoch}
+        metrics = {"loss": loss / epoch}
         entry = {
             "epoch": epoch,
             "time_ms": int(self.now_s * 1000),
@@ -73,12 +89,25 @@ class Sweep:
             "setting": {},
         }
         found.save(Name(a.attempt, epoch), {}, {}, {"history": [*history, entry], "final": final}, set())
-        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final))
+        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final, **said))
 
-    def hours(self, *, running: bool = True) -> dict[str, float]:
-        """The outlook in seconds."""
-        found = outlook(self.driver.ledger, self.now_s if running else None)
+    def stop(self, a: Assignment, epoch: int, batch: int, **said: Any) -> None:
+        """Writes a checkpoint within an epoch and reports that it stops."""
+        found = self.driver.checkpoints(a.number)
+        newest = found.newest()
+        history = newest.history if newest is not None else []
+        found.save(Name(a.attempt, epoch - 1, batch), {}, {}, {"history": history, "final": False}, set())
+        self.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True, **said))
+
+    def seconds(self, *, running: bool = True) -> dict[str, float]:
+        """What `budget_status` has in hours, in seconds."""
+        found = budget_status(self.driver.ledger, self.now_s if running else None)
         return {k.removesuffix("_hours"): round(v * 3600, 6) for k, v in found.items() if k.endswith("_hours")}
+
+    def accounts(self, *, running: bool = True) -> dict[str, float]:
+        """Those that are not empty."""
+        found = self.seconds(running=running)
+        return {name: found[name] for name in ACCOUNTS if found[name]}
 
 
 def test_a_trial_that_trained_all_the_time_but_for_its_start(tmp_path: Path):
@@ -89,10 +118,13 @@ def test_a_trial_that_trained_all_the_time_but_for_its_start(tmp_path: Path):
         sweep.epoch(a, epoch, 10.0, final=epoch == 3)
     sweep.now_s += 5
     sweep.driver.budget.end()
-    found = sweep.hours(running=False)
+    found = sweep.seconds(running=False)
     assert found == {
         "useful": 60.0,  # 30 s on two CPUs
-        "wasted": 4.0,
+        "startup": 4.0,
+        "repeated": 0.0,
+        "pruned": 0.0,
+        "failed": 0.0,
         "unfinished": 0.0,
         "waiting": 10.0,
         "gpu": 0.0,
@@ -106,9 +138,9 @@ def test_gpus_are_counted_where_there_are_any_and_shares_of_them_too(tmp_path: P
     a = sweep.start()
     sweep.now_s += 40
     sweep.epoch(a, 1, 40.0)
-    found = sweep.hours()
+    found = sweep.seconds()
     assert (found["unfinished"], found["waiting"], found["gpu"], found["cpu"]) == (20.0, 20.0, 20.0, 80.0)
-    assert outlook(sweep.driver.ledger, sweep.now_s)["unit"] == "gpu"
+    assert budget_status(sweep.driver.ledger, sweep.now_s)["unit"] == "gpu"
 
 
 def test_a_failed_attempt_and_its_repetition_are_charged_and_what_was_kept_is_useful(tmp_path: Path):
@@ -124,29 +156,29 @@ def test_a_failed_attempt_and_its_repetition_are_charged_and_what_was_kept_is_us
     sweep.epoch(again, 2, 10.0)
     sweep.now_s += 10
     sweep.epoch(again, 3, 10.0, final=True)
-    found = sweep.hours()
-    assert (found["useful"], found["wasted"], found["waiting"], found["cpu"]) == (60.0, 16.0, 6.0, 76.0)
-    assert [a["useful_s"] for a in attempts_of(sweep.driver.ledger.trials[0])] == [10.0, 20.0]
+    assert sweep.accounts() == {"useful": 60.0, "startup": 2.0, "repeated": 14.0, "waiting": 6.0}
+    attempts = attempts_of(sweep.driver.ledger.trials[0])
+    assert [(a.useful_s, a.lost_s) for a in attempts] == [(10.0, 7.0), (20.0, 0.0)]
 
 
 def test_a_killed_driver_is_charged_up_to_its_last_sign_of_life_and_not_for_the_night_after(tmp_path: Path):
     sweep = Sweep(tmp_path, slots=1, trials=1)
     a = sweep.start()
     sweep.now_s += 70
-    sweep.driver.budget.beat()
+    sweep.driver.budget.heartbeat()
     sweep.now_s += 20
     sweep.epoch(a, 1, 90.0)  # 90 s after the start, in the checkpoint's history only
     sweep.now_s += 15
     sweep.killed_and_resumed(30_000)
-    assert sweep.hours(running=False)["cpu"] == 140.0, "what the ledger knows"
+    assert sweep.seconds(running=False)["cpu"] == 140.0, "what the ledger knows"
     again = sweep.start()
-    assert sweep.hours()["cpu"] == 180.0, "what the checkpoint knows"
+    assert sweep.seconds()["cpu"] == 180.0, "what the checkpoint knows"
     assert round(sweep.driver.budget.used()["cpu_hours"] * 3600, 6) == 180.0
     for epoch in (2, 3):
         sweep.now_s += 90
         sweep.epoch(again, epoch, 90.0, final=epoch == 3)
     sweep.driver.budget.end()
-    assert sweep.hours(running=False)["useful"] == 540.0
+    assert sweep.seconds(running=False)["useful"] == 540.0
 
 
 @pytest.mark.parametrize("moment", [1, 4, 6, 9])
@@ -163,11 +195,11 @@ def test_what_the_driver_counts_as_it_goes_is_what_the_ledger_adds_up_to(tmp_pat
             live.pop(0)
         while len(live) < 2 and isinstance(found := sweep.driver.next_action(), Assignment):
             live.append((found, len(sweep.driver.ledger.trials[found.number].intermediate_values)))
-        sweep.driver.budget.beat()
+        sweep.driver.budget.heartbeat()
         a, done = live.pop(0) if live else (None, 0)
         if a is not None and sweep.epoch(a, done + 1, 2.0, final=done + 1 == EPOCHS) is Verdict.GO_ON:
             live.append((a, done + 1))
-        used, known = sweep.driver.budget.used(), sweep.hours()
+        used, known = sweep.driver.budget.used(), sweep.seconds()
         assert {k: round(v * 3600, 6) for k, v in used.items()} == {
             f"{k}_hours": known[k] for k in ("gpu", "cpu", "wall")
         }
@@ -220,29 +252,13 @@ def test_the_forecast_by_hand(tmp_path: Path):
     third = sweep.start()
     sweep.now_s += 5
     assert third.number == 2
-    coming = outlook(sweep.driver.ledger, sweep.now_s)["forecast"]
+    coming = budget_status(sweep.driver.ledger, sweep.now_s)["forecast"]
     # 20 a trial; 3 to come = 60, 10 left of the running one, 50 held so far: 120; 70 left on 2 x 2 CPUs
     assert coming["total_hours"] * 3600 == pytest.approx(120)
     assert coming["left_hours"] * 3600 == pytest.approx(70)
     assert coming["left_wall_hours"] * 3600 == pytest.approx(17.5)
     assert "3 to come x 20 + 10 left of 1 running + 50 held so far = 120 CPU s" in coming["how"]
     assert "budget" in status(sweep.driver.ledger)
-
-
-def test_an_epoch_that_went_on_from_a_checkpoint_counts_for_both_attempts():
-    attempts = [
-        {"began_s": 0.0, "ended_s": 50.0, "useful_s": None, "gpus": 0, "cpus": 1},
-        {"began_s": 100.0, "ended_s": 120.0, "useful_s": None, "gpus": 0, "cpus": 1},
-    ]
-    history = [{"time_ms": 30_000, "seconds": 25.0}, {"time_ms": 120_000, "seconds": 35.0}]
-    found = with_useful(attempts, history, inherited=False)
-    assert [a["useful_s"] for a in found] == [40.0, 20.0], "15 s of the second epoch were trained before the stop"
-
-
-def test_epochs_of_the_trial_that_a_successor_goes_on_from_are_not_its_own():
-    attempt = {"began_s": 100.0, "ended_s": 160.0, "useful_s": None, "gpus": 0, "cpus": 1}
-    history = [{"time_ms": 30_000, "seconds": 25.0}, {"time_ms": 150_000, "seconds": 35.0}]
-    assert with_useful([attempt], history, inherited=True)[0]["useful_s"] == 35.0
 
 
 def test_what_a_trial_of_several_workers_holds():
@@ -256,7 +272,7 @@ def test_mlflow_has_the_figures_and_those_sent_twice_are_one_row(tmp_path: Path)
     a = sweep.start()
     for epoch in (1, 2, 3):
         sweep.now_s += 10
-        sweep.epoch(a, epoch, 10.0, final=epoch == 3)
+        sweep.epoch(a, epoch, 8.0 if epoch == 1 else 10.0, final=epoch == 3)
     sweep.driver.budget.end()
     ledger = sweep.driver.ledger
     for _ in range(2):  # two processes
@@ -264,6 +280,193 @@ def test_mlflow_has_the_figures_and_those_sent_twice_are_one_row(tmp_path: Path)
         projector.reconcile()
         projector.sweep("finished")
     runs = {r.data.tags.get("refsweep.kind"): r for r in projector._search("tags.`refsweep.sweep` = 'b'")}
-    for kind, key, value in (("trial", "spent.useful_cpu_s", 60.0), ("sweep", "spent.cpu_hours", 60 / 3600)):
+    for kind, key, value in (
+        ("trial", "spent.useful_cpu_s", 56.0),
+        ("trial", "spent.startup_cpu_s", 4.0),
+        ("sweep", "spent.cpu_hours", 60 / 3600),
+        ("sweep", "spent.startup_hours", 4 / 3600),
+    ):
         rows = projector.client.get_metric_history(runs[kind].info.run_id, key)
         assert [row.value for row in rows] == [pytest.approx(value)]
+    names = {k.removeprefix("spent.") for k in runs["trial"].data.metrics if k.startswith("spent.")}
+    accounts = ("useful", "startup", "repeated", "pruned", "failed")
+    assert names == {"attempts", *(f"{name}_cpu_s" for name in accounts)}
+
+
+# -- what time was for -------------------------------------------------------------------------------------
+
+
+def test_three_trials_that_lost_nothing_have_started_and_trained(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=3)
+    for _ in range(3):
+        a = sweep.start()
+        began_s = sweep.now_s + 5
+        sweep.now_s += 5
+        for epoch in (1, 2, 3):
+            sweep.now_s += 11
+            sweep.epoch(a, epoch, 10.0, final=epoch == 3, training_began_s=began_s)
+    assert sweep.accounts() == {"useful": 180.0, "startup": 3 * 2 * (5 + 3)}
+
+
+def test_of_an_attempt_killed_in_its_third_epoch_that_epoch_is_repeated(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=1)
+    a = sweep.start()
+    began_s = sweep.now_s + 4
+    sweep.now_s += 4
+    for epoch in (1, 2):
+        sweep.now_s += 10
+        sweep.epoch(a, epoch, 10.0, training_began_s=began_s)
+    sweep.now_s += 6
+    sweep.driver.on_attempt_lost(0, 1, Failure("node_lost", "gone"))
+    again = sweep.start()
+    sweep.now_s += 3 + 10
+    sweep.epoch(again, 3, 10.0, final=True, training_began_s=sweep.now_s - 10)
+    assert sweep.accounts() == {"useful": 60.0, "startup": 2 * (4 + 3), "repeated": 12.0}
+
+
+def test_an_attempt_that_reported_no_epoch_has_lost_what_it_trained_if_it_said_when_that_began(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=1)
+    a = sweep.start()
+    sweep.now_s += 10
+    error = Failure("error", "in the first epoch")
+    sweep.driver.on_result(Report(number=0, attempt=1, failure=error, training_began_s=sweep.now_s - 7))
+    a = sweep.start()
+    sweep.now_s += 10
+    sweep.driver.on_attempt_lost(0, a.attempt, Failure("lost", "without a word"))
+    a = sweep.start()
+    for epoch in (1, 2, 3):
+        sweep.now_s += 10
+        sweep.epoch(a, epoch, 10.0, final=epoch == 3, training_began_s=sweep.now_s - 10)
+    assert sweep.accounts() == {"useful": 60.0, "startup": 2 * (3 + 10), "repeated": 14.0}
+
+
+def test_epochs_of_a_pruned_trial_have_an_account_of_their_own(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=2, pruner="asha")
+    good, loss = sweep.start(), 1.0
+    for epoch in (1, 2, 3):
+        sweep.now_s += 10
+        sweep.epoch(good, epoch, 10.0, loss=loss, final=epoch == 3)
+    bad = sweep.start()
+    sweep.now_s += 12
+    assert sweep.epoch(bad, 1, 9.0, loss=50.0) is Verdict.END
+    assert sweep.driver.ledger.trials[1].state == TrialState.PRUNED
+    assert sweep.accounts() == {"useful": 60.0, "pruned": 18.0, "startup": 6.0}
+
+
+@pytest.mark.parametrize("kind", ["out_of_memory", "error"])
+def test_all_training_of_a_trial_that_failed_is_failed(tmp_path: Path, kind: Any):
+    sweep = Sweep(tmp_path, slots=1, trials=1, max_retries=0)
+    a = sweep.start()
+    sweep.now_s += 12
+    sweep.epoch(a, 1, 10.0, training_began_s=sweep.now_s - 10)
+    sweep.now_s += 5
+    sweep.driver.on_result(Report(number=0, attempt=1, failure=Failure(kind, "no")))
+    assert sweep.driver.ledger.trials[0].state.is_finished()
+    assert sweep.accounts() == {"failed": 30.0, "startup": 4.0}
+
+
+def test_a_stopped_sweep_that_is_resumed_has_repeated_nothing(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=1)
+    a = sweep.start()
+    sweep.now_s += 12
+    sweep.epoch(a, 1, 10.0, training_began_s=sweep.now_s - 10)
+    sweep.now_s += 6  # of the second epoch's ten
+    sweep.stop(a, 2, 3)
+    attempt = attempts_of(sweep.driver.ledger.trials[0])[-1]
+    assert (attempt.ended_s, attempt.stopped) == (sweep.now_s, True), "written at once"
+    sweep.now_s += 20
+    sweep.driver.budget.end()
+    sweep.killed_and_resumed(5000)
+    assert sweep.accounts(running=False) == {"unfinished": 36.0, "waiting": 40.0}
+    again = sweep.start()
+    sweep.now_s += 1 + 4
+    sweep.epoch(again, 2, 10.0, training_began_s=sweep.now_s - 4)
+    sweep.now_s += 10
+    sweep.epoch(again, 3, 10.0, final=True)
+    assert sweep.accounts() == {"useful": 60.0, "startup": 2 * (2 + 1), "waiting": 40.0}
+
+
+def test_a_stop_that_the_driver_did_not_live_to_hear_of_has_lost_nothing_either(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=1)
+    a = sweep.start()
+    sweep.now_s += 70
+    sweep.driver.budget.heartbeat()
+    dead = sweep.driver
+    sweep.killed_and_resumed(0)
+    dead.checkpoints(0).save(Name(a.attempt, 0, 5), {}, {}, {"history": [], "final": False}, set())
+    again = sweep.start()
+    sweep.now_s += 40
+    sweep.epoch(again, 1, 100.0, training_began_s=sweep.now_s - 40)
+    assert [x.stopped for x in attempts_of(sweep.driver.ledger.trials[0])] == [True, False]
+    for epoch in (2, 3):
+        sweep.now_s += 100
+        sweep.epoch(again, epoch, 100.0, final=epoch == 3)
+    assert sweep.accounts() == {"useful": 600.0, "startup": 20.0}
+
+
+# -- slots that come and go --------------------------------------------------------------------------------
+
+
+def test_waiting_and_forecast_follow_the_number_of_slots(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=2, trials=4)
+    first, second = sweep.start(), sweep.start()
+    sweep.now_s += 10
+    sweep.driver.budget.set_room(4)
+    sweep.now_s += 10  # two wait
+    sweep.driver.budget.set_room(4)
+    sweep.driver.budget.set_room(1)
+    sweep.now_s += 10  # two run where one fits
+    sweep.epoch(first, 3, 30.0, final=True)
+    sweep.epoch(second, 3, 30.0, final=True)
+    sweep.now_s += 10  # one waits
+    assert sweep.accounts() == {"useful": 2 * 2 * 30, "waiting": 2 * (2 * 10 + 10)}
+    began_s = 1_000_000.0
+    stored = sweep.driver.ledger.record.drivers[-1]
+    assert (stored.slots, stored.rooms) == (2, ((began_s + 10, 4), (began_s + 20, 1)))
+    assert stored.spans()[:2] == [
+        (began_s, began_s + 10, 2),
+        (began_s + 10, began_s + 20, 4),
+    ]
+    coming = budget_status(sweep.driver.ledger, sweep.now_s)["forecast"]
+    assert coming["left_wall_hours"] * 3600 == pytest.approx(60), "two more of 30 s, one after the other"
+
+
+def test_without_slots_there_is_no_end_to_forecast(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=1, trials=2)
+    a = sweep.start()
+    sweep.now_s += 10
+    sweep.epoch(a, 3, 10.0, final=True)
+    sweep.driver.budget.set_room(0)
+    sweep.now_s += 100
+    found = budget_status(sweep.driver.ledger, sweep.now_s)
+    assert (found["forecast"]["left_wall_hours"], found["forecast"]["ends"]) == (None, None)
+    assert found["waiting_hours"] == 0
+    assert "no slots now" in budget_lines(found)[-1]
+
+
+def test_a_clock_that_is_put_back_makes_nothing_negative(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=2, trials=2)
+    a = sweep.start()
+    sweep.now_s += 10
+    sweep.epoch(a, 1, 10.0, training_began_s=sweep.now_s + 3600)
+    sweep.now_s -= 5000
+    sweep.driver.budget.set_room(3)
+    for epoch in (2, 3):
+        sweep.now_s += 10
+        sweep.epoch(a, epoch, 10.0, final=epoch == 3)
+    sweep.start()
+    sweep.now_s += HEARTBEAT_S + 1
+    sweep.driver.budget.heartbeat()
+    assert all(value >= 0 for value in sweep.seconds().values())
+    assert all(value >= 0 for value in sweep.driver.budget.used().values())
+
+
+def test_the_line_that_is_printed_names_every_account(tmp_path: Path):
+    sweep = Sweep(tmp_path, slots=2, trials=1)
+    a = sweep.start()
+    for epoch in (1, 2, 3):
+        sweep.now_s += 100
+        sweep.epoch(a, epoch, 90.0, final=epoch == 3)
+    shown = budget_lines(budget_status(sweep.driver.ledger, sweep.now_s))[0]
+    accounts = "useful 9 min, start-up 60 s, repeated 0 s, pruned 0 s, failed 0 s, waiting 10 min"
+    assert shown == f"CPU time: {accounts}"
