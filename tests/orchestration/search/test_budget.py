@@ -1,113 +1,20 @@
-"""What a sweep's time was for, and what a spent budget does; with a clock that only the test moves."""
+"""What a spent budget does, what the driver counts, and how that is forecast; slots that come and go."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 from refsweep.orchestration.cli.budget_lines import budget_lines
-from refsweep.orchestration.ledger.accounts import ACCOUNTS
 from refsweep.orchestration.ledger.failure import Failure
-from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.status import budget_status, status
 from refsweep.orchestration.ledger.usage import HEARTBEAT_S, Devices, attempts_of, devices_of
-from refsweep.orchestration.search.driver import Driver
-from refsweep.orchestration.search.protocol import Assignment, NoTrial, Report, Room, Verdict
+from refsweep.orchestration.search.protocol import Assignment, NoTrial, Report, Verdict
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import Resources
 from refsweep.orchestration.tracking.projector import Projector
-from refsweep.tests.help import driver_of
-from refsweep.trainables.training.checkpoints import Name
-
-EPOCHS = 3
-
-
-class Sweep:
-    """A driver, its clock, and trials that do as they are told."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        slots: int = 2,
-        trials: int = 4,
-        gpus: float = 0.0,
-        pruner: str = "none",
-        max_retries: int = 3,
-        **budget: float,
-    ) -> None:
-        self.now_s = 1_000_000.0
-        content = {
-            "name": "b",
-            "trainable": "toy",
-            "data": "none",
-            "storage": str(folder),
-            "objective": {"metric": "loss", "mode": "min"},
-            "search": {"trials": trials, "sampler": "random", "pruner": pruner, "eta": 2},
-            "resources": {"cpus_per_worker": 2},
-            "fixed": {"epochs": EPOCHS},
-            "budget": budget,
-            "retry": {"max_retries": max_retries, "halt_after_same_error": 1000},
-        }
-        self.spec, self.slots, self.gpus = make_spec(content), slots, gpus
-        self.driver = self.new_driver()
-
-    def new_driver(self) -> Driver:
-        """As `run` makes one: of whatever the ledger holds."""
-        spec = self.spec
-        ledger = Ledger.create(spec.ledger_url, "b", ["min"], spec.as_json())
-        ledger.take_lease()
-        return driver_of(spec, ledger, Room(self.slots, self.gpus), clock=lambda: self.now_s)
-
-    def killed_and_resumed(self, after_s: float) -> None:
-        """The driver writes nothing more; its lease is free."""
-        self.driver.ledger.close()
-        self.now_s += after_s
-        self.driver = self.new_driver()
-
-    def start(self) -> Assignment:
-        """The next trial to run."""
-        found = self.driver.next_action()
-        assert isinstance(found, Assignment)
-        return found
-
-    def epoch(
-        self, a: Assignment, epoch: int, seconds: float, *, final: bool = False, loss: float = 1.0, **said: Any
-    ) -> Verdict:
-        """Trains it, writes its checkpoint and reports it; the clock does not move."""
-        found = self.driver.checkpoints(a.number)
-        newest = found.newest()
-        history = newest.history if newest is not None else []
-        metrics = {"loss": loss / epoch}
-        entry = {
-            "epoch": epoch,
-            "time_ms": int(self.now_s * 1000),
-            "seconds": seconds,
-            "metrics": metrics,
-            "setting": {},
-        }
-        found.save(Name(a.attempt, epoch), {}, {}, {"history": [*history, entry], "final": final}, set())
-        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final, **said))
-
-    def stop(self, a: Assignment, epoch: int, batch: int, **said: Any) -> None:
-        """Writes a checkpoint within an epoch and reports that it stops."""
-        found = self.driver.checkpoints(a.number)
-        newest = found.newest()
-        history = newest.history if newest is not None else []
-        found.save(Name(a.attempt, epoch - 1, batch), {}, {}, {"history": history, "final": False}, set())
-        self.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True, **said))
-
-    def seconds(self, *, running: bool = True) -> dict[str, float]:
-        """What `budget_status` has in hours, in seconds."""
-        found = budget_status(self.driver.ledger, self.now_s if running else None)
-        return {k.removesuffix("_hours"): round(v * 3600, 6) for k, v in found.items() if k.endswith("_hours")}
-
-    def accounts(self, *, running: bool = True) -> dict[str, float]:
-        """Those that are not empty."""
-        found = self.seconds(running=running)
-        return {name: found[name] for name in ACCOUNTS if found[name]}
+from refsweep.tests.orchestration.search.metered import EPOCHS, Sweep
 
 
 def test_a_trial_that_trained_all_the_time_but_for_its_start(tmp_path: Path):
@@ -293,117 +200,6 @@ def test_mlflow_has_the_figures_and_those_sent_twice_are_one_row(tmp_path: Path)
     assert names == {"attempts", *(f"{name}_cpu_s" for name in accounts)}
 
 
-# -- what time was for -------------------------------------------------------------------------------------
-
-
-def test_three_trials_that_lost_nothing_have_started_and_trained(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=1, trials=3)
-    for _ in range(3):
-        a = sweep.start()
-        began_s = sweep.now_s + 5
-        sweep.now_s += 5
-        for epoch in (1, 2, 3):
-            sweep.now_s += 11
-            sweep.epoch(a, epoch, 10.0, final=epoch == 3, training_began_s=began_s)
-    assert sweep.accounts() == {"useful": 180.0, "startup": 3 * 2 * (5 + 3)}
-
-
-def test_of_an_attempt_killed_in_its_third_epoch_that_epoch_is_repeated(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=1, trials=1)
-    a = sweep.start()
-    began_s = sweep.now_s + 4
-    sweep.now_s += 4
-    for epoch in (1, 2):
-        sweep.now_s += 10
-        sweep.epoch(a, epoch, 10.0, training_began_s=began_s)
-    sweep.now_s += 6
-    sweep.driver.on_attempt_lost(0, 1, Failure("node_lost", "gone"))
-    again = sweep.start()
-    sweep.now_s += 3 + 10
-    sweep.epoch(again, 3, 10.0, final=True, training_began_s=sweep.now_s - 10)
-    assert sweep.accounts() == {"useful": 60.0, "startup": 2 * (4 + 3), "repeated": 12.0}
-
-
-def test_an_attempt_that_reported_no_epoch_has_lost_what_it_trained_if_it_said_when_that_began(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=1, trials=1)
-    a = sweep.start()
-    sweep.now_s += 10
-    error = Failure("error", "in the first epoch")
-    sweep.driver.on_result(Report(number=0, attempt=1, failure=error, training_began_s=sweep.now_s - 7))
-    a = sweep.start()
-    sweep.now_s += 10
-    sweep.driver.on_attempt_lost(0, a.attempt, Failure("lost", "without a word"))
-    a = sweep.start()
-    for epoch in (1, 2, 3):
-        sweep.now_s += 10
-        sweep.epoch(a, epoch, 10.0, final=epoch == 3, training_began_s=sweep.now_s - 10)
-    assert sweep.accounts() == {"useful": 60.0, "startup": 2 * (3 + 10), "repeated": 14.0}
-
-
-def test_epochs_of_a_pruned_trial_have_an_account_of_their_own(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=1, trials=2, pruner="asha")
-    good, loss = sweep.start(), 1.0
-    for epoch in (1, 2, 3):
-        sweep.now_s += 10
-        sweep.epoch(good, epoch, 10.0, loss=loss, final=epoch == 3)
-    bad = sweep.start()
-    sweep.now_s += 12
-    assert sweep.epoch(bad, 1, 9.0, loss=50.0) is Verdict.END
-    assert sweep.driver.ledger.trials[1].state == TrialState.PRUNED
-    assert sweep.accounts() == {"useful": 60.0, "pruned": 18.0, "startup": 6.0}
-
-
-@pytest.mark.parametrize("kind", ["out_of_memory", "error"])
-def test_all_training_of_a_trial_that_failed_is_failed(tmp_path: Path, kind: Any):
-    sweep = Sweep(tmp_path, slots=1, trials=1, max_retries=0)
-    a = sweep.start()
-    sweep.now_s += 12
-    sweep.epoch(a, 1, 10.0, training_began_s=sweep.now_s - 10)
-    sweep.now_s += 5
-    sweep.driver.on_result(Report(number=0, attempt=1, failure=Failure(kind, "no")))
-    assert sweep.driver.ledger.trials[0].state.is_finished()
-    assert sweep.accounts() == {"failed": 30.0, "startup": 4.0}
-
-
-def test_a_stopped_sweep_that_is_resumed_has_repeated_nothing(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=1, trials=1)
-    a = sweep.start()
-    sweep.now_s += 12
-    sweep.epoch(a, 1, 10.0, training_began_s=sweep.now_s - 10)
-    sweep.now_s += 6  # of the second epoch's ten
-    sweep.stop(a, 2, 3)
-    attempt = attempts_of(sweep.driver.ledger.trials[0])[-1]
-    assert (attempt.ended_s, attempt.stopped) == (sweep.now_s, True), "written at once"
-    sweep.now_s += 20
-    sweep.driver.budget.end()
-    sweep.killed_and_resumed(5000)
-    assert sweep.accounts(running=False) == {"unfinished": 36.0, "waiting": 40.0}
-    again = sweep.start()
-    sweep.now_s += 1 + 4
-    sweep.epoch(again, 2, 10.0, training_began_s=sweep.now_s - 4)
-    sweep.now_s += 10
-    sweep.epoch(again, 3, 10.0, final=True)
-    assert sweep.accounts() == {"useful": 60.0, "startup": 2 * (2 + 1), "waiting": 40.0}
-
-
-def test_a_stop_that_the_driver_did_not_live_to_hear_of_has_lost_nothing_either(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=1, trials=1)
-    a = sweep.start()
-    sweep.now_s += 70
-    sweep.driver.budget.heartbeat()
-    dead = sweep.driver
-    sweep.killed_and_resumed(0)
-    dead.checkpoints(0).save(Name(a.attempt, 0, 5), {}, {}, {"history": [], "final": False}, set())
-    again = sweep.start()
-    sweep.now_s += 40
-    sweep.epoch(again, 1, 100.0, training_began_s=sweep.now_s - 40)
-    assert [x.stopped for x in attempts_of(sweep.driver.ledger.trials[0])] == [True, False]
-    for epoch in (2, 3):
-        sweep.now_s += 100
-        sweep.epoch(again, epoch, 100.0, final=epoch == 3)
-    assert sweep.accounts() == {"useful": 600.0, "startup": 20.0}
-
-
 # -- slots that come and go --------------------------------------------------------------------------------
 
 
@@ -459,14 +255,3 @@ def test_a_clock_that_is_put_back_makes_nothing_negative(tmp_path: Path):
     sweep.driver.budget.heartbeat()
     assert all(value >= 0 for value in sweep.seconds().values())
     assert all(value >= 0 for value in sweep.driver.budget.used().values())
-
-
-def test_the_line_that_is_printed_names_every_account(tmp_path: Path):
-    sweep = Sweep(tmp_path, slots=2, trials=1)
-    a = sweep.start()
-    for epoch in (1, 2, 3):
-        sweep.now_s += 100
-        sweep.epoch(a, epoch, 90.0, final=epoch == 3)
-    shown = budget_lines(budget_status(sweep.driver.ledger, sweep.now_s))[0]
-    accounts = "useful 9 min, start-up 60 s, repeated 0 s, pruned 0 s, failed 0 s, waiting 10 min"
-    assert shown == f"CPU time: {accounts}"
