@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..datasets.problems import InputError
@@ -23,8 +22,8 @@ from .search.budget import SPENT
 from .search.driver import Driver
 from .search.protocol import STOP_MARK
 from .search.spaces import check_space, search_space
+from .spec.absolute import settle as settle
 from .spec.data import prepare_data
-from .spec.locations import sqlite_path
 from .spec.schema import SweepSpec, differences, make_spec, override
 from .tracking.projector import Projector, Tracker
 
@@ -40,20 +39,6 @@ class Outcome:
     bad_input: bool  # the halt is the input's or the disk's fault
     behind: str | None  # why MLflow lacks something
     ledger: Ledger
-
-
-def settle(spec: SweepSpec) -> SweepSpec:
-    """The spec with absolute places, so that it means the same from any folder."""
-    content = spec.as_json()
-    if not spec.storage.startswith("s3://"):
-        content["storage"] = str(Path(spec.storage).expanduser().absolute())
-    if spec.data != "none" and "://" not in spec.data and not spec.data.startswith("made:"):
-        content["data"] = str(Path(spec.data).expanduser().absolute())
-    for name in ("ledger", "tracking"):
-        path = sqlite_path(content[name]) if content[name] else None
-        if path is not None:
-            content[name] = f"sqlite:///{path}"
-    return make_spec(content)
 
 
 def run(

@@ -37,6 +37,7 @@ from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
 from ..search.failures import Failure
 from ..search.sampling import Space, ask, quiet
+from ..spec.errors import LedgerUnavailableError
 from ..spec.locations import check_url, sqlite_path
 from .lease import FileLease, Lease, LeaseTakenError, PostgresLease
 from .sql import Records, as_stored, plain
@@ -79,7 +80,7 @@ def _open_storage(url: str, *, create: bool) -> RDBStorage:
                 return RDBStorage(url, engine_kwargs=options)
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, StorageInternalError) as error:
         why = f"no space left on the disk of {path}" if _is_full(path, error) else _first_line(error)
-        raise InputError(f"the ledger can't be opened: {why}") from error
+        raise LedgerUnavailableError(f"the ledger can't be opened: {why}") from error
 
 
 @contextlib.contextmanager
