@@ -16,7 +16,8 @@ from ..cluster.local import LocalCluster
 from ..cluster.programs import fetch
 from ..datasets.storage.store import Store
 from ..orchestration.ledger.usage import attempts_of
-from ..orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from ..orchestration.tracking.client import make_client
+from ..orchestration.tracking.projector import SWEEP, TRIAL
 from ..trainables.training.checkpoints import Checkpoints
 from .fault_sweeps import FaultySweep, title_of
 

@@ -25,7 +25,8 @@ from .search.spaces import check_space, search_space
 from .spec.absolute import settle as settle
 from .spec.data import prepare_data
 from .spec.schema import SweepSpec, differences, make_spec, override
-from .tracking.projector import Projector, Tracker
+from .tracking.projector import Projector
+from .tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +138,9 @@ def _tracker(driver: Driver) -> Tracker | None:
     projector = Projector(uri, driver.ledger, driver.checkpoints)
     projector.live = lambda number: number in driver.live
     tracker = Tracker(projector)
-    driver.changed = tracker.touch
+    driver.changed = tracker.trial_changed
     for trial in driver.ledger.trials:
-        tracker.touch(trial.number)
+        tracker.trial_changed(trial.number)
     return tracker
 
 

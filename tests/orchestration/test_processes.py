@@ -21,7 +21,8 @@ from refsweep.orchestration.ledger.status import state_of
 from refsweep.orchestration.search.driver import Driver, run_inline
 from refsweep.orchestration.spec.schema import make_spec
 from refsweep.orchestration.sweep import settle
-from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from refsweep.orchestration.tracking.client import make_client
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL
 from refsweep.search_spaces import toy
 
 # a first start reads gigabytes of libraries from the disk

@@ -20,7 +20,8 @@ from refsweep.orchestration.ledger.lease import LeaseTakenError
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.search.driver import Driver, run_inline
 from refsweep.orchestration.spec.schema import SweepSpec, make_spec, override
-from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from refsweep.orchestration.tracking.client import make_client
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL
 from refsweep.search_spaces import toy
 
 pytestmark = pytest.mark.usefixtures("ray_local")
