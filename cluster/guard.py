@@ -43,22 +43,22 @@ def descendants(pid: int, *, zombies: bool = False) -> list[int]:
         children.setdefault(int(fields[1]), []).append(int(entry.name))
         if fields[0] in "ZX" and not zombies:
             dead.add(int(entry.name))
-    found = list(children.get(pid, ()))
-    for child in found:
-        found.extend(children.get(child, ()))
-    return [child for child in found if child not in dead]
+    below = list(children.get(pid, ()))
+    for child in below:
+        below.extend(children.get(child, ()))
+    return [child for child in below if child not in dead]
 
 
 def reap() -> dict[int, int]:
     """Exit codes by process id, of every child that has ended."""
-    found = {}
+    codes = {}
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            found[pid] = os.waitstatus_to_exitcode(status)
-    return found
+            codes[pid] = os.waitstatus_to_exitcode(status)
+    return codes
 
 
 def end_all() -> None:

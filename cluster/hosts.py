@@ -96,11 +96,11 @@ class RayCluster:
 
     def environment(self) -> dict[str, str]:
         """Environment variables with which a client on this machine reaches the cluster; with secrets."""
-        found = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         ours = ",".join({self._network.outside, *(self._network.address(i) for i in range(self.hosts))})
         for name in ("no_proxy", "NO_PROXY"):
-            found[name] = ",".join(part for part in (os.environ.get(name, ""), ours) if part)
-        return found
+            variables[name] = ",".join(part for part in (os.environ.get(name, ""), ours) if part)
+        return variables
 
     def start(self) -> None:
         """Starts everything. If that fails, whatever was started is ended again."""

@@ -246,7 +246,7 @@ def postgres_programs() -> Path:
     """The folder of `initdb` and `postgres`, of the newest version. Raises MissingError."""
     folders = Path("/usr/lib/postgresql").glob("*/bin")
     newest = sorted(folders, key=lambda folder: int(folder.parent.name) if folder.parent.name.isdecimal() else 0)
-    places = [*newest, *(Path(found).parent for found in [shutil.which("initdb")] if found)]
+    places = [*newest, *(Path(program).parent for program in [shutil.which("initdb")] if program)]
     for place in reversed(places):
         if (place / "initdb").exists() and (place / "postgres").exists():
             return place

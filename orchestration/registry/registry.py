@@ -3,6 +3,9 @@
 A version is an MLflow pyfunc from code (no pickle) with signature, example and explicit requirements (`packaging`). It
 carries the package (weights, Config, post-hoc setting) and the wheel of the code that made it. The alias `champion` is
 what users load; `previous` is what `rollback` returns to.
+
+MLflow is imported inside functions: it takes two seconds, in which other things can be done, and reads variables that
+`make_client` sets.
 """
 
 from __future__ import annotations
@@ -113,7 +116,7 @@ class Registry:
         Returns the package and the folder of the MLflow model. Raises InputError with what there is.
         """
         model, version = self.resolve(name)
-        import mlflow  # inside functions, here and below, since it takes two seconds
+        import mlflow
 
         with self._active():
             path = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(folder)))
@@ -141,11 +144,11 @@ class Registry:
             data: where the data is of which the example is a row.
             serving: a process for the package's trainable that has not served yet.
         """
+        experiment = experiment_id(self.client, self.uri, package.trainable)
         import mlflow
 
         with tempfile.TemporaryDirectory() as folder, self._active():
             files = model_files(package, data, Path(folder), serving)
-            experiment = experiment_id(self.client, self.uri, package.trainable)
             with (
                 contextlib.redirect_stderr(io.StringIO()),
                 mlflow.start_run(
@@ -186,15 +189,19 @@ class Registry:
         """While open, MLflow's module-level functions use this MLflow."""
         import mlflow
 
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        # MLflow writes both into the environment, from where processes that are started later would take them
+        names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+        tracking, registry = (os.environ.get(name) for name in names)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
+            mlflow.set_tracking_uri(tracking)
+            mlflow.set_registry_uri(registry)
+            if registry is None:
+                os.environ.pop(names[1], None)
 
 
 def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:

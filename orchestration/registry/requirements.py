@@ -55,7 +55,7 @@ class ServingProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.communicate()  # closes the pipes
 
     def serve(self, folder: Path, example: Mapping[str, Sequence[Any]]) -> Served:
         """Serves the package at `folder`/package and lets it answer the example. Raises WorkFailedError if it can't."""

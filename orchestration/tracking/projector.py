@@ -2,6 +2,8 @@
 
 Nothing is decided here. `Projector` uploads what MLflow lacks, and is safe to repeat: a run is looked up by its tag
 before it is made, and a metric carries the time at which it was measured, so that sending it again gives the same row.
+
+MLflow is imported inside functions: it takes two seconds, which a sweep's start does not wait for.
 """
 
 from __future__ import annotations
