@@ -17,7 +17,8 @@ from ..cluster.programs import fetch
 from ..datasets.storage.store import Store
 from ..orchestration.ledger.records import SweepState, TrialRecord
 from ..orchestration.ledger.usage import attempts_of
-from ..orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from ..orchestration.tracking.client import make_client
+from ..orchestration.tracking.projector import SWEEP, TRIAL
 from ..trainables.training.checkpoints import Checkpoints
 from .fault_sweeps import FaultySweep, title_of
 

@@ -218,7 +218,7 @@ def outage(name: str) -> Callable[[FaultySweep, random.Random], None]:
         sweep.now()
         server.pause()
         time.sleep(OUTAGE_S)
-        server.go_on()
+        server.resume()
         sweep.wait_for_driver()
 
     return strike

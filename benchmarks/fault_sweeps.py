@@ -90,14 +90,14 @@ class FaultySweep:
     def submit_again(self) -> None:
         """After its job was lost; to its end. Raises RuntimeError when that is no success."""
         jobs = Jobs(self.cluster.dashboard)
-        self.wait(lambda: all(job.ended_already for job in jobs.of(self.name)))
+        self.wait(lambda: all(job.is_over for job in jobs.of(self.name)))
         self.submit()
         self.wait_for_job()
 
     def wait_for_job(self) -> None:
         """Until its newest job has ended. Raises RuntimeError when that is no success."""
         jobs = Jobs(self.cluster.dashboard)
-        self.wait(lambda: jobs.of(self.name)[-1].ended_already)
+        self.wait(lambda: jobs.of(self.name)[-1].is_over)
         job = jobs.of(self.name)[-1]
         if job.state != "succeeded":
             raise RuntimeError("\n".join([f"{job.id} {job.state}: {job.message}", *jobs.log(job.id)[-40:]]))

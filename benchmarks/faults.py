@@ -80,7 +80,7 @@ def _measured(
 
 def survived(cluster: LocalCluster, folder: Path, fault: Fault, chance: random.Random) -> Account:
     """What a sweep comes to under a fault. The cluster is whole before."""
-    repair(cluster)
+    cluster.mend()
     sweep = FaultySweep(cluster, folder, fault.shape)
     try:
         fault.strike(sweep, chance)
@@ -90,16 +90,6 @@ def survived(cluster: LocalCluster, folder: Path, fault: Fault, chance: random.R
         return found
     finally:
         sweep.close()
-
-
-def repair(cluster: LocalCluster) -> None:
-    """Every host is up and every server answers."""
-    for server in (cluster.s3, cluster.postgres, cluster.mlflow):
-        if not server.program.running:
-            server.begin()
-        server.go_on()
-        server.ready()
-    cluster.mend()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Runs a command, and ends all that it started when it, or whoever started it, is gone.
+"""Runs a command, and ends everything that it started when it ends, or when the starting process does.
 
     python guard.py [--user NAME] [--finally SCRIPT] -- COMMAND ...
 
-Ray's workers change process groups, jobs change sessions and a killed parent's children go to init: neither a
-group nor a session nor the tree of parents finds them all. A child subreaper does: whatever the command leaves
-behind becomes a child of this process (prctl(2), Linux). Its standard input is a pipe of the starting process,
-which closes even when that one is killed. A file by itself, so that it starts in 30 ms.
+Ray's workers change process groups, jobs change sessions, and children of a killed parent go to init: no group, no
+session and no tree of parents contains them all. A child subreaper does: whatever the command leaves behind becomes a
+child of this process (prctl(2), Linux). Its standard input is a pipe from the starting process, which is closed even
+when that process is killed. This file imports nothing of the package, so that it starts in 30 ms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def descendants(pid: int, *, zombies: bool = False) -> list[int]:
-    """Every living process that descends from this one, parents first; zombies are not living.
+    """Ids of every living process that descends from this one, parents first; zombies only if asked for.
 
     A zombie may still hold files and ports: its first thread has ended, others are about to.
     """
@@ -38,31 +38,31 @@ def descendants(pid: int, *, zombies: bool = False) -> list[int]:
             continue
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended in this moment
+        except OSError:  # it has just ended
             continue
         children.setdefault(int(fields[1]), []).append(int(entry.name))
         if fields[0] in "ZX" and not zombies:
             dead.add(int(entry.name))
-    found = list(children.get(pid, ()))
-    for child in found:
-        found.extend(children.get(child, ()))
-    return [child for child in found if child not in dead]
+    below = list(children.get(pid, ()))
+    for child in below:
+        below.extend(children.get(child, ()))
+    return [child for child in below if child not in dead]
 
 
 def reap() -> dict[int, int]:
     """Exit codes by process id, of every child that has ended."""
-    found = {}
+    codes = {}
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            found[pid] = os.waitstatus_to_exitcode(status)
-    return found
+            codes[pid] = os.waitstatus_to_exitcode(status)
+    return codes
 
 
 def end_all() -> None:
-    """Kills every descendant until none is left; what is being started meanwhile is met in the next round."""
+    """Kills every descendant until none is left, including those that are started meanwhile."""
     while True:
         for pid in descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
@@ -74,14 +74,14 @@ def end_all() -> None:
 
 
 def identity(user: str | None) -> dict[str, Any]:
-    """What makes a process another user's, groups included."""
+    """Arguments of Popen that run a process as another user, with that user's group."""
     if user is None:
         return {}
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def main() -> int:
-    """The command's exit code; 1 when it was ended by us."""
+    """Returns the command's exit code, or 1 if this process ended it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--user")
     parser.add_argument("--finally", dest="last", default="")

@@ -1,4 +1,4 @@
-"""A Ray cluster of several hosts on one machine, each of which can be killed, cut off and started again."""
+"""A Ray cluster of several hosts on one machine. Each host can be killed, partitioned and started again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .network import MAX_HOSTS, make_network
 from .programs import ClusterError, MissingError, Program, fetch, listens, signal_all, write_secret
 
 HEAD = 0
-START_S = 180.0
+START_TIMEOUT_S = 180.0
 OBJECT_STORE_BYTES = 100 * 1024**2
 TEMP_MAX = 24  # Ray puts sockets some 75 characters below its temp folder, and a socket's path has 107 at most
 
-# A killed node is known after some 5 s and a silent one after some 20 s: Ray's own settings take 30 to 60 s.
-# Registering takes longer than Ray allows when several hosts start on two cores.
+# Ray notices a killed node after some 5 s and a silent one after some 20 s; with its own settings it takes 30 to 60 s.
+# Registering takes longer than Ray allows by default when several hosts start on two cores.
 RAY_SETTINGS = {
     "RAY_health_check_initial_delay_ms": "5000",
     "RAY_health_check_period_ms": "1000",
@@ -41,18 +41,18 @@ RAY_SETTINGS = {
 
 
 class RayCluster:
-    """Several hosts (0 is the head) that ask for a token; a context manager.
+    """Several hosts (0 is the head) with token authentication; a context manager.
 
     Args:
-        folder: logs, the token and Ray's sessions go here.
-        hosts: how many, the head included.
-        cpus_per_host: what Ray believes to have on hosts other than the head.
-        head_cpus: the same for the head; 0 keeps it free for drivers.
-        namespaces: None: where they can be had.
+        folder: for logs, the token and Ray's sessions.
+        hosts: number of hosts, including the head.
+        cpus_per_host: CPUs that Ray counts on each host except the head.
+        head_cpus: CPUs that Ray counts on the head; 0 keeps it free for drivers.
+        namespaces: whether hosts are network namespaces; None uses them where they are possible.
 
     Raises:
-        ValueError: a number makes no sense.
-        MissingError: this machine lacks something; nothing has been started then.
+        ValueError: a number is out of range.
+        MissingError: this machine lacks something; nothing has been started.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RayCluster:
 
     @property
     def namespaces(self) -> bool:
-        """Whether hosts have networks of their own, so that they can be partitioned."""
+        """Whether each host has its own network, so that it can be partitioned."""
         return bool(self._network.enter(HEAD))
 
     @property
@@ -91,19 +91,19 @@ class RayCluster:
 
     @property
     def dashboard(self) -> str:
-        """Where jobs are submitted."""
+        """URL of Ray's dashboard, to which jobs are submitted."""
         return f"http://{self._network.address(HEAD)}:{self._dashboard_port}"
 
     def environment(self) -> dict[str, str]:
-        """What a client on this machine needs to be let in; with secrets."""
-        found = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        """Environment variables with which a client on this machine reaches the cluster; with secrets."""
+        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         ours = ",".join({self._network.outside, *(self._network.address(i) for i in range(self.hosts))})
         for name in ("no_proxy", "NO_PROXY"):
-            found[name] = ",".join(part for part in (os.environ.get(name, ""), ours) if part)
-        return found
+            variables[name] = ",".join(part for part in (os.environ.get(name, ""), ours) if part)
+        return variables
 
     def start(self) -> None:
-        """Starts everything; when that fails, what has begun is ended."""
+        """Starts everything. If that fails, whatever was started is ended again."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._scratch = Path(tempfile.mkdtemp(prefix="rs", dir=short_temp()))
@@ -121,7 +121,7 @@ class RayCluster:
             self._launch(host)
             if host == HEAD:
                 self._wait_for_head()
-        self.wait_for_nodes(self.hosts, START_S)
+        self.wait_for_nodes(self.hosts, START_TIMEOUT_S)
 
     def close(self) -> None:
         """Ends everything; may be called twice."""
@@ -141,22 +141,22 @@ class RayCluster:
         self.close()
 
     def host_environment(self, host: int) -> dict[str, str]:
-        """What processes on a host see: this process's environment, and where the cluster and its servers are."""
+        """Environment of processes on a host: that of this process, and how to reach the cluster and its servers."""
         whole = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return {**whole, **RAY_SETTINGS, **self.environment(), "PATH": programs, "RAY_ADDRESS": self.address}
 
     def kill_host(self, host: int) -> None:
-        """SIGKILL to everything on a host."""
+        """Sends SIGKILL to every process of a host."""
         ray = self._ray(host)
         for _ in range(3):  # what is on the host by its network only (`run`) may be starting something
             signal_all(self._network.pids(host), signal.SIGKILL)
         ray.kill()
 
     def start_host(self, host: int) -> None:
-        """Starts a host that was killed. The head comes back empty: to Ray that is another cluster.
+        """Starts a host that was killed. The head starts empty, which to Ray is another cluster.
 
-        Hosts that knew the former head end by themselves, or are killed, and are started again after it.
+        Other hosts have to be started again after a new head: they end by themselves, or are killed first.
         """
         self._ray(host).kill()
         self._launch(host)
@@ -164,29 +164,29 @@ class RayCluster:
             self._wait_for_head()
 
     def restart(self) -> None:
-        """Kills every host at once and starts a fresh, empty cluster at the same address; servers go on."""
+        """Kills every host and starts an empty cluster at the same address. Servers keep running."""
         for host in range(self.hosts):
             self.kill_host(host)
         for host in range(self.hosts):
             self.start_host(host)
-        self.wait_for_nodes(self.hosts, START_S)
+        self.wait_for_nodes(self.hosts, START_TIMEOUT_S)
 
     def partition(self, host: int) -> None:
-        """Cuts a host from everything else: nothing arrives and nothing is refused. Raises MissingError."""
+        """Cuts a host off from everything else: packets are dropped silently. Raises MissingError."""
         self._ray(host)
         self._network.cut(host, True)
 
     def heal(self, host: int) -> None:
-        """Undoes `partition`. A host that was given up meanwhile ends itself: `start_host` brings it back."""
+        """Undoes `partition`. A host that Ray gave up meanwhile ends itself: `start_host` starts it again."""
         self._ray(host)
         self._network.cut(host, False)
 
     def pids(self, host: int) -> list[int]:
-        """Every process of a host."""
+        """Process ids of everything on a host."""
         return sorted({*self._ray(host).pids(), *self._network.pids(host)})
 
     def alive(self, host: int) -> bool:
-        """Whether Ray runs there."""
+        """Whether Ray runs on a host."""
         return self._ray(host).running
 
     def run(
@@ -198,7 +198,7 @@ class RayCluster:
         return subprocess.run([*self._network.enter(host), *command], env=whole, **options)
 
     def host_temp(self, host: int) -> Path:
-        """Ray's temp folder of a host: sessions, logs, sockets."""
+        """Ray's temporary folder on a host: sessions, logs, sockets."""
         assert self._scratch is not None
         return self._scratch / str(host)
 
@@ -234,16 +234,16 @@ class RayCluster:
         self.lifeline(host).write_text(f"{self._rays[host].pid}\n")
 
     def lifeline(self, host: int) -> Path:
-        """A file that holds the id of a process: SIGTERM to it is SIGKILL to all of the host."""
+        """A file with a process id. SIGTERM to that process kills the whole host."""
         return self.folder / "hosts" / f"{host}.pid"
 
     def _wait_for_head(self) -> None:
         address = self._network.address(HEAD)
         ready = [(address, self._head_port), (address, self._dashboard_port)]
-        self._ray(HEAD).wait(lambda: all(listens(*place) for place in ready), START_S)
+        self._ray(HEAD).wait(lambda: all(listens(*place) for place in ready), START_TIMEOUT_S)
 
-    def mend(self, timeout_s: float = START_S) -> None:
-        """Undoes every `kill_host` and `partition`, the head's too. Raises ClusterError when that takes longer."""
+    def mend(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Undoes every `kill_host` and `partition`, also of the head. Raises ClusterError after `timeout_s`."""
         until = time.monotonic() + timeout_s
         for host in self._rays if self.namespaces else ():
             self.heal(host)
@@ -252,23 +252,23 @@ class RayCluster:
                 if not ray.running:
                     self.start_host(host)
             try:
-                return self.wait_for_nodes(self.hosts, 1.0)  # one that was given up may only now end itself
+                return self.wait_for_nodes(self.hosts, 1.0)  # a host that Ray gave up may end itself only now
             except ClusterError:
                 if time.monotonic() > until:
                     raise
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Every node that Ray knows of, dead ones too. Raises OSError when the head does not answer."""
+        """Every node that Ray knows of, including dead ones. Raises OSError when the head does not answer."""
         token = {"Authorization": f"Bearer {self.token_file.read_text()}"}
         with fetch(f"{self.dashboard}/api/v0/nodes?limit=1000&detail=1", token, timeout_s=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
-        return found
+            nodes: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
+        return nodes
 
     def wait_for_nodes(self, count: int, timeout_s: float = 60.0) -> None:
-        """Until Ray counts so many living nodes.
+        """Waits until Ray counts so many living nodes.
 
         Raises:
-            ClusterError: it does not in time; with what it counts and what the missing hosts said last.
+            ClusterError: after `timeout_s`, with the living nodes and the last log lines of the missing ones.
         """
         until, alive = time.monotonic() + timeout_s, ["nothing"]
         while True:
@@ -280,10 +280,10 @@ class RayCluster:
                 break
             time.sleep(0.2)
         ended = [ray.last_lines() for host, ray in self._rays.items() if f"host-{host}" not in alive]
-        raise ClusterError("\n".join([f"{count} living nodes wanted, got {', '.join(alive) or 'none'}", *ended]))
+        raise ClusterError("\n".join([f"expected {count} living nodes, got {', '.join(alive) or 'none'}", *ended]))
 
 
 def short_temp() -> str:
-    """A temp folder whose name leaves room for Ray's sockets."""
+    """A temporary folder with a path short enough for Ray's sockets."""
     usual = tempfile.gettempdir()
     return usual if len(usual) <= TEMP_MAX - len("/rsxxxxxxxx/000") else "/tmp"  # noqa: S108  mkdtemp makes it ours

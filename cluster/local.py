@@ -5,27 +5,25 @@
         cluster.s3.stop()
 
 As root every host is a network namespace; otherwise they are several raylets on loopback. Ray asks for a token.
-Everything ends with the cluster, and with the process that made it, even when that is killed.
+Everything ends with the cluster, and with the process that made it, even if that is killed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .hosts import RayCluster
+from .hosts import START_TIMEOUT_S, RayCluster
 from .programs import MissingError
 from .servers import S3, MLflow, Postgres
 
-HOST_BYTES, SERVERS_BYTES = (
-    600 * 1024**2,
-    800 * 1024**2,
-)  # proportional set at rest: head 734 MB, worker host 303, servers 547
+# proportional set size at rest: head 734 MB, worker host 303 MB, servers 547 MB
+HOST_BYTES, SERVERS_BYTES = 600 * 1024**2, 800 * 1024**2
 
 
 class LocalCluster(RayCluster):
-    """A Ray cluster (`RayCluster` has the arguments) and servers that its jobs and clients find.
+    """A Ray cluster (`RayCluster` documents the arguments) with servers that its jobs and clients use.
 
-    What the servers store is gone when the cluster ends.
+    What the servers have stored is deleted when the cluster ends.
     """
 
     s3: S3
@@ -65,7 +63,7 @@ class LocalCluster(RayCluster):
         self._servers = [self.mlflow, self.s3, self.postgres]
         self.s3.start()
         self.postgres.make(("sweeps", "mlflow"))
-        self.mlflow.begin()  # imports for seconds, as Ray does: beside it
+        self.mlflow.begin()  # it imports for seconds, and so does Ray: both at once
         super()._start()
         self.mlflow.ready()
 
@@ -75,31 +73,41 @@ class LocalCluster(RayCluster):
             server.stop()
         super().close()
 
+    def mend(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Makes the cluster whole: starts servers and hosts that were stopped, resumes servers that were paused, and
+        heals partitions. Raises ClusterError after `timeout_s`."""
+        for server in reversed(self._servers):  # MLflow last: it needs the others
+            if not server.program.running:
+                server.begin()
+            server.resume()
+            server.ready()
+        super().mend(timeout_s)
+
     def environment(self) -> dict[str, str]:
-        """What a client on this machine needs to be let in and to find the servers; with secrets."""
-        found = super().environment()
+        """Environment variables with which a client on this machine reaches cluster and servers; with secrets."""
+        variables = super().environment()
         for server in self._servers:
-            found.update(server.environment())
-        return found
+            variables.update(server.environment())
+        return variables
 
     @property
     def storage(self) -> str:
-        """An empty bucket."""
+        """URL of a bucket, empty at first."""
         return "s3://bucket"
 
     @property
     def ledger(self) -> str:
-        """An empty database that the account owns; the password is in PGPASSFILE."""
+        """URL of a database, empty at first; the password is in PGPASSFILE."""
         return self.postgres.url("sweeps")
 
     @property
     def tracking(self) -> str:
-        """The MLflow server."""
+        """URL of the MLflow server."""
         return self.mlflow.url
 
 
 def check_memory(hosts: int, servers: bool) -> None:
-    """Raises MissingError when the machine has not the memory for it."""
+    """Raises MissingError when this machine does not have enough free memory."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free, wanted = int(lines["MemAvailable"].split()[0]) * 1024, hosts * HOST_BYTES + servers * SERVERS_BYTES
     if free < wanted:

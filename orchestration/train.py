@@ -16,7 +16,7 @@ from ..trainables import coercion, discovery
 from ..trainables.training.checkpoints import Checkpoints
 from ..trainables.training.config import config_hash
 from ..trainables.training.loop import NonFiniteError, Stopped, Training
-from .cli.output import WorkFailedError
+from .spec.errors import WorkFailedError
 from .spec.read import override
 
 

@@ -1,4 +1,7 @@
-"""`refsweep cluster`: a Ray cluster to try things on."""
+"""`refsweep cluster`: a Ray cluster on this machine, for trying things out.
+
+Imports inside functions save start-up time: other commands load nothing of the cluster's servers.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...datasets.problems import InputError
+from ..spec.errors import WorkFailedError
 from .output import Json, show, table, tell
 
 if TYPE_CHECKING:
     from ...cluster.local import LocalCluster
 
-app = typer.Typer(no_args_is_help=True, help="A Ray cluster to try things on.")
+app = typer.Typer(no_args_is_help=True, help="A Ray cluster on this machine, for trying things out.")
 
 
 @app.callback()
@@ -30,25 +34,26 @@ def _group() -> None:
 @app.command("local")
 def cluster_local(
     command: Annotated[
-        list[str] | None, typer.Argument(help="After --: run this with the cluster's settings, then end the cluster.")
+        list[str] | None,
+        typer.Argument(help="A command after --: run it with the cluster's settings, then end the cluster."),
     ] = None,
-    hosts: Annotated[int, typer.Option(help="Hosts, the head included.")] = 3,
-    cpus: Annotated[int, typer.Option(help="CPUs that Ray counts on a host; the head has none for trials.")] = 1,
-    folder: Annotated[str, typer.Option(help="Logs and settings go here.")] = "./refsweep-cluster",
+    hosts: Annotated[int, typer.Option(help="Number of hosts, including the head.")] = 3,
+    cpus: Annotated[int, typer.Option(help="CPUs of each worker host; the head runs no trials.")] = 1,
+    folder: Annotated[str, typer.Option(help="Folder for logs and settings.")] = "./refsweep-cluster",
     as_json: Json = False,
 ) -> None:
-    """Start a Ray cluster of several hosts on this machine, with S3, PostgreSQL and MLflow; Ctrl-C ends it.
+    """Start a Ray cluster of several hosts on this machine, with S3, PostgreSQL and MLflow servers. Ctrl-C ends it.
 
-    As root with iproute2 every host is a network namespace, else hosts share loopback. What it stores is gone when
-    it ends. In another terminal `. FOLDER/env.sh` gives commands the cluster's addresses and secrets.
+    With root rights and iproute2, every host is a network namespace; otherwise all hosts share the loopback network.
+    Everything stored in the cluster is deleted when it ends. In another terminal, `. FOLDER/env.sh` sets its addresses
+    and secrets.
     """
     from ...cluster.local import LocalCluster
     from ...cluster.programs import ClusterError, MissingError
-    from .output import WorkFailedError
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        # One host is head and worker at once.
+        # a single host is both head and worker
         cluster = LocalCluster(Path(folder), hosts, cpus, head_cpus=cpus if hosts == 1 else 0)
     except (MissingError, ValueError) as error:
         raise InputError(str(error)) from error
@@ -74,13 +79,13 @@ def cluster_local(
 
 
 def exported(cluster: LocalCluster) -> dict[str, str]:
-    """What commands need on this machine: how to be let in, and where the servers are."""
+    """Environment variables with which commands on this machine reach the cluster and its servers; with secrets."""
     places = {"DASHBOARD": cluster.dashboard, "STORAGE": cluster.storage, "LEDGER": cluster.ledger}
     return {**cluster.environment(), **{f"REFSWEEP_{name}": value for name, value in places.items()}}
 
 
 def write_settings(cluster: LocalCluster) -> Path:
-    """`env.sh` in the cluster's folder, for `.` in a shell; only its owner may read it."""
+    """Writes `env.sh`, for `.` in a shell, into the cluster's folder. Only its owner may read it."""
     from ...cluster.programs import write_secret
 
     path = cluster.folder / "env.sh"
@@ -89,7 +94,7 @@ def write_settings(cluster: LocalCluster) -> Path:
 
 
 def _show(cluster: LocalCluster, settings: Path, as_json: bool) -> None:
-    found = {
+    locations = {
         "address": cluster.address,
         "dashboard": cluster.dashboard,
         "storage": cluster.storage,
@@ -100,13 +105,13 @@ def _show(cluster: LocalCluster, settings: Path, as_json: bool) -> None:
         "namespaces": cluster.namespaces,
     }
     show(
-        found,
+        locations,
         as_json,
-        table("cluster", [{"what": k, "where": v} for k, v in found.items()]),
-        "In another terminal, for this cluster's addresses and secrets:",
+        table("cluster", [{"what": k, "where": v} for k, v in locations.items()]),
+        "In another terminal, to use this cluster:",
         f"  . {shlex.quote(str(settings))}",
         "  refsweep sweep submit SPEC --cluster $REFSWEEP_DASHBOARD",
-        "Ctrl-C ends the cluster and what it stores.",
+        "Ctrl-C ends the cluster and deletes what it stores.",
     )
     sys.stdout.flush()
 

@@ -19,10 +19,10 @@ from ..ledger.ledger import Ledger
 from ..ledger.records import SweepState
 from ..registry.registry import Registry
 from ..spec.data import data_of
+from ..spec.errors import WorkFailedError
 from ..spec.read import read_spec
 from ..sweep import check_spec, open_sweep
 from .live_view import progress_view
-from .output import WorkFailedError
 
 
 def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) -> dict[str, Any]:

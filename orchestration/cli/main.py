@@ -13,11 +13,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ..spec.errors import WorkFailedError
 from . import cluster as cli_cluster
 from . import data as cli_data
 from . import model as cli_model
 from . import sweep as cli_sweep
-from .output import Json, WorkFailedError, exit_code, show, table, tell
+from .output import Json, exit_code, show, table, tell
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0], pretty_exceptions_enable=False

@@ -1,4 +1,7 @@
-"""What commands share: how they print and how they fail."""
+"""What commands share: options, how they print, how they fail.
+
+Imports inside functions save start-up time: `refsweep --help` loads no database.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from rich.table import Table
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
+from ..spec.errors import WorkFailedError as WorkFailedError
 
 if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
@@ -29,47 +33,46 @@ out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
 
-class WorkFailedError(Exception):
-    """The command did what it could, and that was not enough: exit code 1."""
-
-
 def exit_code(work: Callable[[], object]) -> int:
-    """Does a command's work and says what went wrong; 0 done, 1 the work failed, 2 bad input."""
+    """Does a command's work and prints what went wrong: 0 done, 1 the work failed, 2 bad input."""
+    return run_to_exit(work)[0]
+
+
+def run_to_exit(work: Callable[[], object]) -> tuple[int, str]:
+    """As `exit_code`, with the message that was printed; it is empty where there was none."""
     try:
         work()
     except SystemExit as error:  # how typer ends
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        return (error.code if isinstance(error.code, int) else int(error.code is not None)), ""
     except InputError as error:
-        return _end(str(error), 2)
+        code, message = 2, str(error)
     except WorkFailedError as error:
-        return _end(str(error), 1)
+        code, message = 1, str(error)
     except KeyboardInterrupt:
-        return _end("interrupted", 1)
-    except Exception as error:  # noqa: BLE001  the last word on any error
-        if is_disk_full(error):
-            return _end(f"no space left on the disk: {error}", 2)
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def _end(message: str, code: int) -> int:
+        code, message = 1, "interrupted"
+    except Exception as error:  # noqa: BLE001  every other error ends here
+        if not is_disk_full(error):
+            traceback.print_exc()
+            return 1, f"{type(error).__name__}: {error}"
+        code, message = 2, f"no space left on the disk: {error}"
+    else:
+        return 0, ""
     say(message)
-    return code
+    return code, message
 
 
 def say(message: str) -> None:
-    """What went wrong, for a person."""
+    """Prints what went wrong on stderr."""
     err.print(f"refsweep: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def tell(line: str) -> None:
-    """How the work goes, beside the result."""
+    """Prints progress on stderr, apart from the result."""
     err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show(content: Any, as_json: bool, *rendered: Any) -> None:
-    """A result: as JSON, or as people read it."""
+    """Prints a result on stdout: `content` as one JSON object, or the parts that are made for people."""
     if as_json:
         sys.stdout.write(json.dumps(content, default=str) + "\n")
         return
@@ -78,17 +81,17 @@ def show(content: Any, as_json: bool, *rendered: Any) -> None:
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Rows with the same keys."""
-    made = Table(title=title, title_justify="left")
+    """A table of rows that have the same keys, its columns."""
+    shown = Table(title=title, title_justify="left")
     for name in rows[0] if rows else ():
-        made.add_column(name)
+        shown.add_column(name)
     for row in rows:
-        made.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    return made
+        shown.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return shown
 
 
 def ledger_url(storage: str, ledger: str | None) -> str:
-    """Where the ledger of a storage is. Raises InputError."""
+    """The URL of the ledger that `--storage` and `--ledger` name. Raises InputError."""
     from ..spec.locations import check_url
 
     if ledger is None and storage.startswith("s3://"):
@@ -97,7 +100,7 @@ def ledger_url(storage: str, ledger: str | None) -> str:
 
 
 def open_ledger(name: str, storage: str, ledger: str | None) -> Ledger:
-    """A sweep's record. Raises InputError."""
+    """The ledger of a sweep that exists. Raises InputError."""
     from ..ledger.ledger import Ledger
 
     return Ledger.open(ledger_url(storage, ledger), name)

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
+from ..spec.errors import LedgerUnavailableError
 from ..spec.locations import check_url, sqlite_path
 from .quiet import quiet
 
@@ -35,10 +36,6 @@ POSTGRES_TIMEOUTS = {
 
 class UnknownSweepError(InputError):
     """There is no sweep of that name, or no ledger."""
-
-
-class LedgerUnavailableError(InputError):
-    """The database of a ledger can't be opened."""
 
 
 def open_storage(url: str, *, create: bool) -> RDBStorage:

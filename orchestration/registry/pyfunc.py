@@ -1,7 +1,7 @@
 """What MLflow runs when a registered model is loaded: a pyfunc from code, so that nothing is unpickled.
 
-MLflow copies this file into the model and executes it there; it imports the package that made the model, and
-where that is not installed, the wheel that travels with the model.
+MLflow copies this file into the model and executes the copy. It imports refsweep as it is installed, and where it is
+not, from the wheel that the model carries.
 """
 
 import sys
@@ -14,15 +14,15 @@ import mlflow
 import pandas as pd
 
 
-class Served(mlflow.pyfunc.PythonModel):
+class PackagedModel(mlflow.pyfunc.PythonModel):
     """A packaged model behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
-        """Reads the package."""
+        """Reads the package and builds the model."""
         try:
             import refsweep  # noqa: F401
         except ImportError:
-            # unpacked: Python finds no folder without an `__init__.py` inside a zip
+            # unpacked, because Python finds no package without an `__init__.py` inside a zip file
             self._code = tempfile.TemporaryDirectory(prefix="refsweep-")
             with zipfile.ZipFile(next(Path(context.artifacts["wheel"]).glob("*.whl"))) as wheel:
                 wheel.extractall(self._code.name)
@@ -35,8 +35,8 @@ class Served(mlflow.pyfunc.PythonModel):
         self._model = discovery.load(package.trainable).serve(package)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """A row in, a row out; the columns are the trainable's."""
+        """Answers every row with a row; the trainable defines both sets of columns."""
         return pd.DataFrame(self._model.predict({c: model_input[c].tolist() for c in model_input.columns}))
 
 
-mlflow.models.set_model(Served())
+mlflow.models.set_model(PackagedModel())

@@ -1,89 +1,65 @@
 """Registers, promotes, rolls back: the best trial of a sweep becomes a version of the model named after its trainable.
 
-A version is an MLflow pyfunc from code (no pickle) with signature, example and explicit requirements; it carries
-the package (weights, Config, post-hoc setting) and the wheel of the code that made it. The alias `champion` is
-what users load; `previous` is what `rollback` brings back.
+A version is an MLflow pyfunc from code (no pickle) with signature, example and explicit requirements (`packaging`). It
+carries the package (weights, Config, post-hoc setting) and the wheel of the code that made it. The alias `champion` is
+what users load; `previous` is what `rollback` returns to.
+
+MLflow is imported inside functions: it takes two seconds, in which other things can be done, and reads variables that
+`make_client` sets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import getpass
-import importlib.metadata
 import io
 import json
 import os
 import tempfile
-from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from optuna.trial import FrozenTrial
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
-from ...trainables import coercion, discovery
-from ...trainables.training.checkpoints import Checkpoints
-from ...trainables.training.loop import Training
 from ...trainables.training.package import Package
 from ..ledger.ledger import Ledger
-from ..ledger.records import TrialRecord
 from ..spec.schema import SweepSpec
-from ..tracking.projector import Projector, make_client
-from .wheel import write_wheel
+from ..tracking.client import experiment_id, make_client
+from .packaging import model_files, package_trial
+from .requirements import ServingProcess
 
 CHAMPION, PREVIOUS = "champion", "previous"
-_REQUIRED = (
-    *("mlflow", "torch", "torchvision", "open_clip_torch", "safetensors", "numpy", "pyarrow", "pillow", "pandas"),
-    *("scipy", "einops", "trackeval"),
-)
-
-
-def package_trial(spec: SweepSpec, trial: FrozenTrial, data: str | None) -> Package:
-    """The model of a trial's final epoch. Raises InputError when its checkpoint is gone."""
-    module = discovery.load(spec.trainable)
-    store = Store(data) if data is not None else None
-    config = coercion.make_config(module, coercion.plain(TrialRecord.of(trial).config))
-    checkpoints = Checkpoints(Store(spec.storage).child(f"{spec.name}/{trial.number}"))
-    training = Training(lambda: module.Task(config, module.open_data(store)), config, store, checkpoints)
-    found = training.resume()
-    if found is None:
-        raise InputError(f"trial {spec.name}/{trial.number} has no checkpoint under {checkpoints.store.uri}")
-    with training.evaluated_model() as model:
-        last = training.history[-1]
-        return Package(
-            trainable=spec.trainable,
-            config=asdict(config),
-            setting=last.setting,
-            facts=training.task.facts(),
-            origin={
-                "sweep": spec.name,
-                "trial": trial.number,
-                "epoch": last.epoch,
-                "params": dict(trial.params),
-                "metrics": dict(last.metrics),
-                "data": TrialRecord.of(trial).data_fingerprint,
-            },
-            weights={key: value.clone() for key, value in model.state_dict().items()},
-        )
 
 
 class Registry:
-    """The models of one MLflow."""
+    """The registered models of the MLflow at `uri`."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.client: Any = make_client(uri)
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client, made when it is first needed."""
+        return make_client(self.uri)
 
     def promote(self, spec: SweepSpec, ledger: Ledger, data: str | None, number: int | None = None) -> dict[str, Any]:
-        """Registers a sweep's best trial, or the one given, and makes it champion; says what it replaced.
+        """Registers a sweep's best trial, or trial `number`, and makes it champion.
 
-        The same trial promoted again is not registered again. Raises InputError when there is no such trial.
+        A trial that is promoted again is not registered again. Returns the version as `describe` does, and the version
+        that it replaced. Raises InputError when there is no such trial.
         """
         trial = _chosen(ledger, number)
-        version = self._version_of(spec.trainable, spec.name, trial.number) or self._register(spec, ledger, trial, data)
+        with ServingProcess(spec.trainable) as serving:  # imports while this process does
+            version = self._version_of(spec.trainable, spec.name, trial.number)
+            if version is None:
+                package = package_trial(spec, trial, data)
+                version = self.register(package, ledger.record.run_ids.get(trial.number), data, serving)
+                name = f"{spec.name}/{trial.number}"
+                self.client.set_model_version_tag(spec.trainable, version, "refsweep.trial", name)
         champion = self._alias(spec.trainable, CHAMPION)
         if champion is not None and champion != version:
             self.client.set_registered_model_alias(spec.trainable, PREVIOUS, champion)
@@ -94,7 +70,7 @@ class Registry:
         return {**self.describe(spec.trainable, version), "replaced": champion if champion != version else None}
 
     def rollback(self, model: str) -> dict[str, Any]:
-        """Swaps champion and previous. Raises InputError when there is no previous."""
+        """Swaps champion and previous. Raises InputError when either is missing."""
         champion, previous = self._alias(model, CHAMPION), self._alias(model, PREVIOUS)
         if champion is None or previous is None:
             raise InputError(f"model {model!r} has no {PREVIOUS if champion else CHAMPION} version to go back to")
@@ -104,7 +80,7 @@ class Registry:
         return {**self.describe(model, previous), "replaced": champion}
 
     def models(self) -> list[dict[str, Any]]:
-        """Every registered model, in short."""
+        """Every registered model: its name, number of versions, champion and previous."""
         return [
             {
                 "model": m.name,
@@ -116,27 +92,29 @@ class Registry:
 
     def versions_of(self, model: str) -> list[dict[str, Any]]:
         """Every version of a model, newest first. Raises InputError when there is no such model."""
-        found = [self.describe(model, v.version) for v in self._versions(model)]
-        if not found:
+        described = [self.describe(model, v.version) for v in self._versions(model)]
+        if not described:
             names = ", ".join(m["model"] for m in self.models()) or "none"
             raise InputError(f"no model {model!r} in {self.uri}; there are: {names}")
-        return found
+        return described
 
     def describe(self, model: str, version: str) -> dict[str, Any]:
-        """One version in plain values."""
-        found = self.client.get_model_version(model, version)
-        tags = {k.removeprefix("refsweep."): v for k, v in found.tags.items() if k.startswith("refsweep.")}
+        """A version, its aliases and its tags in plain values."""
+        stored = self.client.get_model_version(model, version)
+        tags = {k.removeprefix("refsweep."): v for k, v in stored.tags.items() if k.startswith("refsweep.")}
         return {
             "model": model,
-            "version": int(found.version),
-            "aliases": sorted(self._aliases(model, found.version)),
-            "run_id": found.run_id,
+            "version": int(stored.version),
+            "aliases": sorted(self._aliases(model, stored.version)),
+            "run_id": stored.run_id,
             **{key: tags.get(key) for key in ("trial", "metrics", "setting", "data", "promoted_by", "promoted_at")},
         }
 
     def fetch(self, name: str, folder: Path) -> tuple[Package, Path]:
-        """(package, folder of the MLflow model) of `MODEL`, `MODEL@ALIAS` or `MODEL/VERSION`; MODEL alone is its
-        champion."""
+        """Downloads `MODEL` (its champion), `MODEL@ALIAS` or `MODEL/VERSION` into a folder.
+
+        Returns the package and the folder of the MLflow model. Raises InputError with what there is.
+        """
         model, version = self.resolve(name)
         import mlflow
 
@@ -145,46 +123,40 @@ class Registry:
         return Package.read(Store(str(path / "artifacts" / "package"))), path
 
     def resolve(self, name: str) -> tuple[str, str]:
-        """Model and version of a name. Raises InputError with what there is."""
+        """Model and version of a name that `fetch` takes. Raises InputError with what there is."""
         model, _, alias = name.partition("@")
         model, _, version = model.partition("/")
         if version:
             if version not in {v.version for v in self._versions(model)}:
                 raise InputError(f"model {model!r} has no version {version!r}")
             return model, version
-        found = self._alias(model, alias or CHAMPION)
-        if found is None:
+        at = self._alias(model, alias or CHAMPION)
+        if at is None:
             self.versions_of(model)
             raise InputError(f"model {model!r} has no version with the alias {alias or CHAMPION!r}")
-        return model, found
+        return model, at
 
-    def register(self, package: Package, run: str | None, data: str | None) -> str:
-        """A new version from a package; its number."""
+    def register(self, package: Package, run: str | None, data: str | None, serving: ServingProcess) -> str:
+        """Makes a new version from a package; returns its number.
+
+        Args:
+            run: the MLflow run that it belongs to; a new one if None.
+            data: where the data is of which the example is a row.
+            serving: a process for the package's trainable that has not served yet.
+        """
+        experiment = experiment_id(self.client, self.uri, package.trainable)
         import mlflow
 
-        module = discovery.load(package.trainable)
         with tempfile.TemporaryDirectory() as folder, self._active():
-            package.write(Store(f"{folder}/package"))
-            (Path(folder) / "wheel").mkdir()
-            write_wheel(Path(folder) / "wheel")
-            example, signature = _signature(module, package, data)
-            experiment = Projector.experiment(self.client, self.uri, package.trainable)
+            files = model_files(package, data, Path(folder), serving)
             with (
                 contextlib.redirect_stderr(io.StringIO()),
                 mlflow.start_run(
                     run_id=run, experiment_id=None if run else experiment, run_name=None if run else "import"
                 ),
             ):
-                made = mlflow.pyfunc.log_model(
-                    name="model",
-                    python_model=str(Path(__file__).parent / "pyfunc.py"),
-                    artifacts={"package": f"{folder}/package", "wheel": f"{folder}/wheel"},
-                    signature=signature,
-                    input_example=example,
-                    pip_requirements=[f"{n}=={importlib.metadata.version(n)}" for n in _REQUIRED],
-                    registered_model_name=package.trainable,
-                )
-        version = str(made.registered_model_version)
+                logged = mlflow.pyfunc.log_model(name="model", registered_model_name=package.trainable, **files)
+        version = str(logged.registered_model_version)
         for key, value in package.origin.items():
             self.client.set_model_version_tag(package.trainable, version, f"refsweep.{key}", _text(value))
         self.client.set_model_version_tag(package.trainable, version, "refsweep.setting", _text(package.setting))
@@ -192,20 +164,13 @@ class Registry:
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _register(self, spec: SweepSpec, ledger: Ledger, trial: FrozenTrial, data: str | None) -> str:
-        package = package_trial(spec, trial, data)
-        run = ledger.record.run_ids.get(trial.number)
-        version = self.register(package, run, data)
-        self.client.set_model_version_tag(spec.trainable, version, "refsweep.trial", f"{spec.name}/{trial.number}")
-        return version
-
     def _version_of(self, model: str, sweep: str, number: int) -> str | None:
         wanted = f"{sweep}/{number}"
         return next((str(v.version) for v in self._versions(model) if v.tags.get("refsweep.trial") == wanted), None)
 
     def _versions(self, model: str) -> Any:
-        found = self.client.search_model_versions(f"name = '{model}'")
-        return sorted(found, key=lambda v: -int(v.version))
+        listed = self.client.search_model_versions(f"name = '{model}'")
+        return sorted(listed, key=lambda v: -int(v.version))
 
     def _alias(self, model: str, alias: str) -> str | None:
         from mlflow.exceptions import MlflowException
@@ -221,18 +186,22 @@ class Registry:
 
     @contextlib.contextmanager
     def _active(self) -> Any:
-        """MLflow's module-level calls go to this MLflow."""
+        """While open, MLflow's module-level functions use this MLflow."""
         import mlflow
 
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        # MLflow writes both into the environment, from where processes that are started later would take them
+        names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+        tracking, registry = (os.environ.get(name) for name in names)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
+            mlflow.set_tracking_uri(tracking)
+            mlflow.set_registry_uri(registry)
+            if registry is None:
+                os.environ.pop(names[1], None)
 
 
 def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:
@@ -245,15 +214,6 @@ def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:
     if number not in done:
         raise InputError(f"trial must be a completed one ({', '.join(map(str, done)) or 'none'}), got {number}")
     return done[number]
-
-
-def _signature(module: Any, package: Package, data: str | None) -> tuple[pd.DataFrame, Any]:
-    from mlflow.models import infer_signature
-
-    config = coercion.make_config(module, coercion.plain(package.config))
-    example = pd.DataFrame(module.example(module.open_data(Store(data) if data else None), config))
-    answer = pd.DataFrame(module.serve(package).predict({c: example[c].tolist() for c in example}))
-    return example, infer_signature(example, answer)
 
 
 def _who() -> str:

@@ -1,5 +1,7 @@
-"""What code and libraries a process runs, and how that differs from another's. Needs nothing but Python itself:
-it must say what is missing where everything is."""
+"""Which versions of code and libraries a process runs, and how they differ from another's.
+
+Needs nothing but Python itself, so that it can report what is missing where everything is.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +15,36 @@ _TITLES = {"python": "Python", "ray": "Ray", "torch": "torch", "refsweep": "refs
 
 
 def versions() -> dict[str, str]:
-    """Of Python, Ray, torch and refsweep here; `none` where there is none. refsweep's is the hash of its code."""
-    return {"python": platform.python_version(), "ray": _of("ray"), "torch": _of("torch"), "refsweep": code_hash()}
+    """Of Python, Ray, torch and refsweep in this process; `none` for one that is not installed.
+
+    refsweep's is the hash of its code.
+    """
+    libraries = {name: _installed(name) for name in ("ray", "torch")}
+    return {"python": platform.python_version(), **libraries, "refsweep": code_hash()}
 
 
-def _of(package: str) -> str:
+def _installed(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
 
 
-def mismatches(wanted: Mapping[str, str], found: Mapping[str, str], who: str) -> list[str]:
-    """What `who` has in another version than the machine that submits, one line each.
+def mismatches(expected: Mapping[str, str], actual: Mapping[str, str], who: str) -> list[str]:
+    """How the versions of `who` differ from those of the machine that submits, one line each.
 
-    Python counts to its minor version, torch without its build (`+cu128`): a laptop without a GPU submits to a cluster
-    that has some. Ray and refsweep must be the same.
+    Python is compared up to its minor version, torch without its build (`+cu128`): a laptop without a GPU may submit to
+    a cluster with GPUs. Ray and refsweep must be equal.
     """
     return [
-        f"{who} has {title} {found[name]}, the machine that submits has {wanted[name]}"
+        f"{who} has {title} {actual[name]}, the machine that submits has {expected[name]}"
         for name, title in _TITLES.items()
-        if name in found and _kind(name, found[name]) != _kind(name, wanted[name])
+        if name in actual and _compared(name, actual[name]) != _compared(name, expected[name])
     ]
 
 
-def _kind(name: str, version: str) -> str:
+def _compared(name: str, version: str) -> str:
+    """The part of a version that must be equal."""
     if name == "python":
         return ".".join(version.split(".")[:2])
     return version.partition("+")[0] if name == "torch" else version

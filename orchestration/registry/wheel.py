@@ -1,4 +1,4 @@
-"""The wheel of the running code, made from what is imported: it travels with models and jobs."""
+"""A wheel of the running code, made from the imported package: models and jobs carry it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _ROOMS = ("orchestration", "trainables", "search_spaces", "datasets", "cluster")
 
 
 def write_wheel(folder: Path) -> Path:
-    """`refsweep-<version>-py3-none-any.whl` in a folder: every file of the package, the metadata it was installed
-    with. The same code gives the same bytes."""
+    """Writes `refsweep-<version>-py3-none-any.whl` into a folder: every file of the package, and the metadata it was
+    installed with. The same code gives the same bytes."""
     version = refsweep.__version__
     info = f"refsweep-{version}.dist-info"
     files = {f"refsweep/{name}": path.read_bytes() for name, path in _files()}
@@ -32,16 +32,16 @@ def write_wheel(folder: Path) -> Path:
 
 
 def code_hash() -> str:
-    """Of every file that the wheel would hold: the same here and where the wheel was unpacked."""
+    """A hash over every file that the wheel would hold: equal here and where the wheel was unpacked."""
     listing = "".join(f"{name} {_digest(path.read_bytes())}\n" for name, path in _files())
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
 def _files() -> list[tuple[str, Path]]:
     root = Path(str(refsweep.__file__)).parent
-    found = [root / "__init__.py", root / "py.typed", *(root / "examples").glob("*.yaml")]
-    found += [p for room in _ROOMS for p in (root / room).rglob("*.py")]
-    return sorted((str(p.relative_to(root)), p) for p in found)
+    paths = [root / "__init__.py", root / "py.typed", *(root / "examples").glob("*.yaml")]
+    paths += [path for room in _ROOMS for path in (root / room).rglob("*.py")]
+    return sorted((str(path.relative_to(root)), path) for path in paths)
 
 
 def _digest(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Keeps secrets out of what a cluster stores of a job: they travel as names, never as values."""
+"""Keeps secrets out of what a cluster stores about a job: jobs carry the names of variables, never secret values."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from ...datasets.problems import InputError
 _SECRET = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|API_?KEY|(^|_)(PASS|PWD|AUTH)($|_)|TOKENS?($|_)|KEYS?($|_)"
 )
-_PLACE = re.compile(r"(FILE|PATH|DIR|URI)$")  # the name of a file that holds a secret is none
+_LOCATION = re.compile(r"(FILE|PATH|DIR|URI)$")  # where a secret is kept is not secret itself
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@\"]*:[^/\s@\"]+@|[?&]password=[^&\s\"]", re.IGNORECASE)
-_OURS = ("RAY_", "REFSWEEP_", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
+_RESERVED = ("RAY_", "REFSWEEP_", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable of that name holds a secret."""
+    """Whether a variable of that name is likely to hold a secret."""
     name = name.upper()
-    return bool(_SECRET.search(name)) and not _PLACE.search(name)
+    return bool(_SECRET.search(name)) and not _LOCATION.search(name)
 
 
 def holds_password(text: str) -> bool:
-    """Whether there is a URL with a password in a text."""
+    """Whether a text contains a URL with a password."""
     return bool(_IN_URL.search(text))
 
 
 def plain_settings(settings: Sequence[str]) -> dict[str, str]:
-    """Environment variables from `NAME=VALUE`. Raises InputError for secrets; no message repeats a value."""
-    made: dict[str, str] = {}
+    """Environment variables from texts `NAME=VALUE`. Raises InputError for secrets, without repeating their values."""
+    variables: dict[str, str] = {}
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals or not _NAME.fullmatch(name):
             raise InputError(f"--env must be NAME=VALUE, got {name!r}")
-        if name.startswith(_OURS):
-            raise InputError(f"--env {name}: must be another variable: this one is set by Ray and refsweep")
+        if name.startswith(_RESERVED):
+            raise InputError(
+                f"--env {name}: variables that begin with {', '.join(_RESERVED)} are set by Ray and refsweep"
+            )
         if looks_secret(name):
             raise InputError(
-                f"--env {name}: must be no secret: the cluster shows a job's variables to everybody. Set {name} where "
-                f"the cluster's hosts are started, and let `--needs {name}` check that it is there"
+                f"--env {name}: must not be a secret, because everyone who can list the cluster's jobs can read it. "
+                f"Set {name} where the cluster's hosts are started, and pass `--needs {name}` to check that it is set"
             )
         if holds_password(value):
-            raise InputError(f"--env {name}: must be no URL with a password")
-        made[name] = value
-    return made
+            raise InputError(f"--env {name}: must not contain a URL with a password")
+        variables[name] = value
+    return variables
 
 
 def names_needed(needs: Sequence[str]) -> list[str]:
-    """Names of variables, and absolute paths of files, that must be on every host. Raises InputError."""
+    """Names of variables and absolute paths that every host must have, checked for form. Raises InputError."""
     for need in needs:
         if not _NAME.fullmatch(need) and not need.startswith(("/", "~/")):
             shown = need.partition("=")[0]

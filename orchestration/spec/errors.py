@@ -1,8 +1,16 @@
-"""How commands end early, told apart by type."""
+"""Errors that every folder of `orchestration` may raise and that commands tell apart by their type."""
+
+from __future__ import annotations
+
+from ...datasets.problems import InputError
 
 
 class WorkFailedError(Exception):
-    """The command did what it could, and that was not enough: exit code 1."""
+    """The input was good and the work failed all the same. Commands print the message and exit with code 1."""
+
+
+class LedgerUnavailableError(InputError):
+    """The database of a ledger can't be opened: the server is away, refuses this user, or the file is damaged."""
 
 
 class StopRequestedError(Exception):

@@ -1,4 +1,4 @@
-"""Where a sweep keeps things: database URLs that may be used, the files behind them, folders of checkpoints."""
+"""Where a sweep keeps things: database URLs that a ledger may have, the files behind them, folders of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def check_url(url: str) -> str:
-    """A ledger URL that may be used. Raises InputError for another database, or one with a password in it."""
+    """The URL of a ledger, unchanged. Raises InputError for another kind of database and for a URL with a password."""
     parts = urlsplit(url)
     if parts.scheme not in ("sqlite", "postgresql"):
         raise InputError(f"ledger must be sqlite:///FILE or postgresql://HOST/DB, got {parts.scheme or url}://...")
     if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
-        raise InputError("ledger must hold no password: put it into PGPASSFILE or ~/.pgpass, or use PGPASSWORD")
+        raise InputError("ledger must not contain a password: use PGPASSFILE, ~/.pgpass or PGPASSWORD")
     return url
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL."""
+    """The absolute path of a SQLite database; None for the URL of a server."""
     return Path(url.removeprefix("sqlite:///")).absolute() if url.startswith("sqlite:///") else None
 
 

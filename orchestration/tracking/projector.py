@@ -1,14 +1,13 @@
-"""MLflow, a projection of ledger and histories: parent run a sweep, child run a trial.
+"""MLflow as a projection of the ledger and of histories: a parent run for each sweep, a child run for each trial.
 
-Nothing is decided here. `Projector` writes what is missing, and writing twice changes
-nothing: a run is looked for by its tag before it is made, and a metric carries the time at which it was
-measured, so that the same one sent again is the same row.
+Nothing is decided here. `Projector` uploads what MLflow lacks, and is safe to repeat: a run is looked up by its tag
+before it is made, and a metric carries the time at which it was measured, so that sending it again gives the same row.
+
+MLflow is imported inside functions: it takes two seconds, which a sweep's start does not wait for.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,9 +20,8 @@ from ..ledger.ledger import Ledger
 from ..ledger.records import TrialRecord
 from ..ledger.status import budget_status
 from ..ledger.usage import Kind, attempts_of
-from ..spec.locations import sqlite_path
+from .client import experiment_id, make_client
 
-log = logging.getLogger(__name__)
 SWEEP, TRIAL, STATE = "refsweep.sweep", "refsweep.trial", "refsweep.state"
 _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
 SPENT_PREFIX = "spent."  # of metrics about device time
@@ -32,7 +30,7 @@ BATCH = 500  # metrics a request; MLflow takes 1000
 
 
 class Projector:
-    """Brings MLflow up to the ledger. Only the lease's holder may."""
+    """Brings MLflow up to date with a ledger. Only the holder of the ledger's lease may use it."""
 
     def __init__(
         self,
@@ -41,7 +39,8 @@ class Projector:
         checkpoints: Callable[[int], Checkpoints],
         live: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        """`live` answers whether a trial is being run."""
+        """`checkpoints` gives those of a trial by its number: their manifests hold the history. `live` answers whether
+        a trial is being run."""
         self.uri, self.ledger, self.checkpoints, self.live = uri, ledger, checkpoints, live
         self._client: Any = None
         self._experiment: str | None = None
@@ -52,31 +51,31 @@ class Projector:
         self._status: dict[str, str] = {}  # of runs, as they were left
 
     def _send(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The only door to MLflow for writing."""
+        """Every write to MLflow goes through here; tests crash in it."""
         return what(*args, **kwargs)
 
     @property
     def client(self) -> Any:
-        """MLflow's client; the import takes a second, the schema of a new SQLite file four."""
+        """MLflow's client, made when it is first needed: the tables of a new SQLite file take four seconds."""
         if self._client is None:
             self._client = self._send(make_client, self.uri)
         return self._client
 
     def trial(self, number: int) -> None:
-        """A trial's parameters, metrics, tags and status, as far as they are not known to be there."""
+        """Uploads a trial's parameters, metrics, tags and status, unless they are known to be there."""
         trial = self.ledger.trials[number]
         tags, status = self._tags(trial), _STATUS.get(trial.state, "RUNNING" if self.live(number) else "KILLED")
         history = self._history(number)
-        mark = (tuple(sorted(tags.items())), status, len(history))
-        if self._sent.get(number) == mark:
+        content = (tuple(sorted(tags.items())), status, len(history))
+        if self._sent.get(number) == content:
             return
         run = self._run_of(trial)
         self._log(run, number, trial, history, tags)
         self._end(run, status, history)
-        self._sent[number] = mark
+        self._sent[number] = content
 
     def sweep(self, state: str) -> None:
-        """The parent run's tags and status: running, stopped, finished or halted."""
+        """Uploads the parent run's tags and status; `state` is running, stopped, finished or halted."""
         best = self.ledger.best()
         tags = {STATE: state, "refsweep.trials": str(len(self.ledger.trials))}
         if best is not None:
@@ -84,11 +83,11 @@ class Projector:
         parent = self._parent_run()
         from mlflow.entities import RunTag
 
-        found, metrics = [RunTag(k, v) for k, v in tags.items()], list[Any]()
+        run_tags, metrics = [RunTag(k, v) for k, v in tags.items()], list[Any]()
         if state != "running":
             metrics, spent = self._spent_so_far()
-            found.append(RunTag("refsweep.spent", spent))
-        self._send(self.client.log_batch, parent, metrics=metrics, tags=found)
+            run_tags.append(RunTag("refsweep.spent", spent))
+        self._send(self.client.log_batch, parent, metrics=metrics, tags=run_tags)
         self._end(parent, {"running": "RUNNING", "finished": "FINISHED"}.get(state, "KILLED"), [])
 
     def _spent_so_far(self) -> tuple[list[Any], str]:
@@ -102,8 +101,8 @@ class Projector:
         return [Metric(f"{SPENT_PREFIX}{n}", v, at_ms, SPENT_STEP) for n, v in hours.items()], known["spent"] or ""
 
     def reconcile(self) -> dict[str, int]:
-        """Sends what is missing of all trials; deletes runs that the ledger does not name, second runs of a trial
-        among them. Returns counts: trials, deleted."""
+        """Uploads what MLflow lacks of all trials, and deletes runs that the ledger does not name, such as a trial's
+        second run. Returns the counts `trials` and `deleted`."""
         deleted = 0
         for run in self._search(f"tags.`{SWEEP}` = '{self.ledger.sweep}'"):
             name = run.data.tags.get(TRIAL)
@@ -122,7 +121,7 @@ class Projector:
     # -- runs --------------------------------------------------------------------------------------------
 
     def _search(self, condition: str) -> list[Any]:
-        found: list[Any] = []
+        runs: list[Any] = []
         token = None
         while True:
             page = self.client.search_runs(
@@ -132,31 +131,22 @@ class Projector:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            found += page
+            runs += page
             token = page.token
             if not token:
-                return found
+                return runs
 
     def _experiment_id(self) -> str:
         if self._experiment is None:
-            self._experiment = self.experiment(self.client, self.uri, self.ledger.record.spec["trainable"], self._send)
+            trainable = self.ledger.record.spec["trainable"]
+            self._experiment = experiment_id(self.client, self.uri, trainable, self._send)
         return self._experiment
-
-    @staticmethod
-    def experiment(client: Any, uri: str, name: str, send: Callable[..., Any] = lambda what, *a: what(*a)) -> str:
-        """The experiment of a trainable, made if it is new. Artifacts of a SQLite file lie beside it."""
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        path = sqlite_path(uri)
-        place = (path.parent / "mlartifacts" / name).as_uri() if path else None
-        return str(send(client.create_experiment, name, place))
 
     def _parent_run(self) -> str:
         if self._parent is None:
-            found = self._search(f"tags.`{SWEEP}` = '{self.ledger.sweep}' and tags.`refsweep.kind` = 'sweep'")
-            if found:
-                self._parent = str(found[0].info.run_id)
+            runs = self._search(f"tags.`{SWEEP}` = '{self.ledger.sweep}' and tags.`refsweep.kind` = 'sweep'")
+            if runs:
+                self._parent = str(runs[0].info.run_id)
             else:
                 tags = {SWEEP: self.ledger.sweep, "refsweep.kind": "sweep", **_flat(self.ledger.record.spec)}
                 self._parent = self._create(self.ledger.sweep, None, tags)
@@ -169,14 +159,14 @@ class Projector:
             name = f"{self.ledger.sweep}/{number}"
             run = self.ledger.record.run_ids.get(number)
             if run is None or not self._exists(run):
-                found = self._search(f"tags.`{TRIAL}` = '{name}'")
+                runs = self._search(f"tags.`{TRIAL}` = '{name}'")
                 tags = {
                     SWEEP: self.ledger.sweep,
                     TRIAL: name,
                     "refsweep.kind": "trial",
                     "mlflow.parentRunId": self._parent_run(),
                 }
-                run = str(found[0].info.run_id) if found else self._create(name, trial, tags)
+                run = str(runs[0].info.run_id) if runs else self._create(name, trial, tags)
                 self.ledger.set_run_id(number, run)
             self._runs[number] = run
         return self._runs[number]
@@ -195,17 +185,17 @@ class Projector:
         began = (
             int(trial.datetime_start.timestamp() * 1000) if trial and trial.datetime_start else int(time.time() * 1000)
         )
-        made = self._send(
+        run = self._send(
             self.client.create_run, self._experiment_id(), start_time=began, tags=dict(tags), run_name=name
         )
-        self._status[str(made.info.run_id)] = str(made.info.status)
-        return str(made.info.run_id)
+        self._status[str(run.info.run_id)] = str(run.info.status)
+        return str(run.info.run_id)
 
     # -- contents ----------------------------------------------------------------------------------------
 
     def _history(self, number: int) -> list[dict[str, Any]]:
-        found = self.checkpoints(number).newest(verify=False)
-        return found.history if found else []
+        newest = self.checkpoints(number).newest(verify=False)
+        return newest.history if newest else []
 
     def _tags(self, trial: FrozenTrial) -> dict[str, str]:
         names = ("attempt", "cause", "checkpoint", "data", "retry_of", "setting")
@@ -234,7 +224,7 @@ class Projector:
         self._epochs[number] = len(history)
 
     def _end(self, run: str, status: str, history: Sequence[Mapping[str, Any]]) -> None:
-        """Sets a run's status where it differs; a finished run ends when its last epoch did."""
+        """Sets a run's status if it differs; the end of a finished run is that of its last epoch."""
         if run not in self._status:
             self._status[run] = self.client.get_run(run).info.status
         if self._status[run] == status:
@@ -245,22 +235,6 @@ class Projector:
             ended = int(history[-1]["time_ms"]) if history else int(time.time() * 1000)
             self._send(self.client.set_terminated, run, status, ended)
         self._status[run] = status
-
-
-def make_client(uri: str) -> Any:
-    """MLflow's client, quiet, and quick to say that a server is away unless the user has set it otherwise."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and a process waits for it to end
-    from mlflow import MlflowClient
-
-    for chatty in ("alembic", "mlflow"):  # what they say of new tables is no news of a sweep
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.search_experiments(max_results=1)  # makes a new SQLite file's tables, or says that the server is away
-    return client
 
 
 def _spent(trial: FrozenTrial) -> list[tuple[str, float, int]]:

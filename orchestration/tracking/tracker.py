@@ -1,4 +1,4 @@
-"""Projects a sweep into MLflow in a thread, while it runs. What a lost server misses, `sweep sync` uploads."""
+"""Keeps MLflow up to date in a thread while a sweep runs. What an unreachable server misses, `sweep sync` uploads."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Running(Protocol):
 
 
 class Tracker:
-    """Projects a sweep in a thread, while it runs."""
+    """Uploads changes of a sweep as they come. It never fails a sweep: `problem` says why MLflow is behind."""
 
     def __init__(self, projector: Projector, retry_s: float = 10.0, pause_s: float = 2.0) -> None:
-        """Waits `retry_s` after MLflow was away, and `pause_s` for more changes: one request tells of them all."""
+        """Tries again `retry_s` after MLflow was away. Waits `pause_s` for more changes, to upload them together."""
         self.projector, self.retry_s, self.pause_s = projector, retry_s, pause_s
-        self._over = threading.Event()
-        self.problem: str | None = None  # why MLflow is behind
-        self._changed: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.problem: str | None = None
+        self._finishing = threading.Event()
+        self._changed: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # numbers of trials; None: the end
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -45,26 +45,26 @@ class Tracker:
             self.trial_changed(trial.number)
 
     def trial_changed(self, number: int) -> None:
-        """A trial's record has changed."""
+        """Notes that a trial's record has changed, and returns at once."""
         self._changed.put(number)
 
     def ticked(self) -> None:
         """Nothing to do: the thread has a pace of its own."""
 
-    def finish(self, state: str, patience_s: float = 60.0) -> bool:
-        """Sends the rest and the sweep's state; whether MLflow is up to date."""
-        self._over.set()
+    def finish(self, state: str, timeout_s: float = 60.0) -> bool:
+        """Uploads the rest and the sweep's state. Returns whether MLflow is up to date."""
+        self._finishing.set()
         self._changed.put(None)
-        self._thread.join(patience_s)
+        self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self.problem = self.problem or f"still sending after {patience_s:g} s"
+            self.problem = self.problem or f"still uploading after {timeout_s:g} s"
         if self.problem:
             return False
         try:
             self.projector.reconcile()
             self.projector.sweep(state)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-            self.problem = _say(error)
+            self.problem = _summary(error)
             return False
         return True
 
@@ -74,7 +74,7 @@ class Tracker:
         while not ended:
             ended = self._collect(waiting, self.retry_s if self.problem else None)
             if not ended and not self.problem:
-                self._over.wait(self.pause_s)
+                self._finishing.wait(self.pause_s)
                 ended = self._collect(waiting, 0)
             try:
                 if not started:
@@ -86,22 +86,22 @@ class Tracker:
                 self.problem = None
             except Exception as error:  # noqa: BLE001  tracking never fails a sweep
                 if self.problem is None:
-                    log.warning("MLflow is behind: %s", _say(error))
-                self.problem = _say(error)
+                    log.warning("MLflow is behind: %s", _summary(error))
+                self.problem = _summary(error)
 
     def _collect(self, waiting: set[int], timeout_s: float | None) -> bool:
-        """Waits for changes and takes all there are; whether the end was announced."""
+        """Waits for a change and takes all that have come. Returns whether the end was announced."""
         try:
-            found = self._changed.get(timeout=timeout_s)
+            number = self._changed.get(timeout=timeout_s)
             while True:
-                if found is None:
+                if number is None:
                     return True
-                waiting.add(found)
-                found = self._changed.get_nowait()
+                waiting.add(number)
+                number = self._changed.get_nowait()
         except queue.Empty:
             return False
 
 
-def _say(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__

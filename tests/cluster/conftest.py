@@ -34,11 +34,6 @@ def cluster(running: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> LocalClus
     """The cluster, whole: every host is up, every server answers, and this process has its settings."""
     for name, value in running.environment().items():
         monkeypatch.setenv(name, value)
-    for server in (running.s3, running.postgres, running.mlflow):
-        if not server.program.running:
-            server.begin()
-        server.go_on()
-        server.ready()
     running.mend()
     return running
 

@@ -11,7 +11,8 @@ from refsweep.benchmarks.fault_kinds import FAULTS
 from refsweep.benchmarks.fault_sweeps import FaultySweep, Shape
 from refsweep.cluster.local import LocalCluster
 from refsweep.cluster.programs import MissingError
-from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from refsweep.orchestration.tracking.client import make_client
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL
 from refsweep.tests.cluster.conftest import missing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

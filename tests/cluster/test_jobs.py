@@ -159,7 +159,7 @@ def test_a_second_submit_is_refused_stop_is_clean_and_submitting_again_goes_on(u
     user.submit()
     wait(lambda: user.epochs() >= 1)
     refused = user.submit(code=2)
-    assert f"runs already, as job {user.name}-1" in refused
+    assert f"is already running as job {user.name}-1" in refused
     stopped = json.loads(user.run("stop", user.name, "--json"))
     assert (stopped["state"], stopped["clean"]) == ("stopped", True)
     assert user.ledger.state == "stopped"
@@ -174,7 +174,7 @@ def test_of_two_submits_at_once_one_is_refused(user: User):
     both = [user.start("submit", str(user.spec)) for _ in range(2)]
     said = [process.communicate(timeout=240)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
-    assert any(f"runs already, as job {user.name}-1" in text for text in said)
+    assert any(f"is already running as job {user.name}-1" in text for text in said)
     user.run("stop", user.name)
     assert [job["sweep"] for job in json.loads(user.run("list", "--json"))["jobs"]].count(user.name) == 1
 
@@ -213,7 +213,7 @@ def test_a_client_that_is_interrupted_or_killed_changes_nothing_for_the_job(user
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=30)
     assert first.returncode == 1
-    assert f"job {user.name}-1 goes on" in said
+    assert f"job {user.name}-1 keeps running" in said
     second = user.start("logs", user.name, "--follow")
     before = user.epochs()
     wait(lambda: user.epochs() > before)
@@ -258,7 +258,7 @@ def test_what_only_the_job_can_refuse_is_exit_code_2_too(user: User):
 def test_a_wrong_and_a_missing_token_are_told(user: User, cluster: LocalCluster, tmp_path: Path):
     user.write()
     nobody = {"RAY_AUTH_TOKEN_PATH": "", "HOME": str(tmp_path)}
-    assert "asks for a token, and there is none here" in user.run("submit", str(user.spec), code=2, **nobody)
+    assert "requires a token" in user.run("submit", str(user.spec), code=2, **nobody)
     wrong = user.run("submit", str(user.spec), code=2, RAY_AUTH_TOKEN="f" * 48)
-    assert "does not take this token" in wrong
+    assert "rejects this token" in wrong
     assert "f" * 48 not in wrong

@@ -217,7 +217,7 @@ def test_paused_servers_are_silent_and_an_open_connection_goes_on_later(cluster:
             assert status(cluster.s3.url) is None
         finally:
             for server in (cluster.s3, cluster.postgres, cluster.mlflow):
-                server.go_on()
+                server.resume()
         assert connection.execute("SELECT 1").fetchone() == (1,)
     cluster.mlflow.ready()  # it answers in time again, once the machine lets it
     assert status(f"{cluster.mlflow.url}/health") == 200

@@ -114,7 +114,7 @@ time.sleep(500)
 def test_pause_stops_all_of_it_and_a_paused_program_can_be_killed(program: Program):
     program.pause()
     assert {state(p) for p in program.pids()} == {"T"}
-    program.go_on()
+    program.resume()
     until(lambda: {state(p) for p in program.pids()} == {"S"})
     program.pause()
     pids = program.pids()
@@ -133,7 +133,7 @@ def test_waiting_for_a_program_that_ended_shows_what_it_said(tmp_path: Path):
 def test_waiting_ends_in_time(program: Program):
     with pytest.raises(ClusterError, match="a shell does not answer after 0 s"):
         program.wait(lambda: False, 0.1)
-    with pytest.raises(ClusterError, match="runs already"):
+    with pytest.raises(ClusterError, match="is already running"):
         program.start()
 
 

@@ -153,7 +153,7 @@ def test_a_driver_that_is_killed_every_time_is_not_started_for_ever(slurm: Slurm
     job = slurm.submit(str(SCRIPT), "spec.yaml", REFSWEEP_REQUEUES="1")
     slurm.wait(job, "FAILED")
     assert tries(slurm) == 2
-    assert "not queued again: that was done 1 times" in slurm.log(job)
+    assert "not requeued: that was done 1 times" in slurm.log(job)
 
 
 @pytest.mark.parametrize("status", [1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import mlflow
 import pytest
 from refsweep.datasets.layouts.refer_kitti import ReferKitti
 from refsweep.datasets.problems import InputError
@@ -114,6 +116,25 @@ def test_a_model_that_is_not_there_is_bad_input(name: str, message: str, swept: 
         swept.registry.fetch(name, tmp_path)
 
 
+@pytest.mark.parametrize("set_by_user", [None, "sqlite:////elsewhere/mlflow.db"])
+@pytest.mark.usefixtures("promoted")
+def test_mlflows_settings_are_left_as_they_were(
+    set_by_user: str | None, swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+        if set_by_user is not None:
+            monkeypatch.setenv(name, set_by_user)
+    before = dict(os.environ)
+    swept.registry.fetch("ikun", tmp_path)
+    after = {k: v for k, v in os.environ.items() if k != "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"}
+    assert after == {k: v for k, v in before.items() if k != "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"}
+    if set_by_user is None:
+        assert not mlflow.is_tracking_uri_set()
+    else:
+        assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == set_by_user
+
+
 @pytest.mark.usefixtures("promoted")
 def test_a_trial_that_is_not_completed_is_not_promoted(swept: Swept):
     with pytest.raises(InputError, match=r"trial must be a completed one \(0, 1\), got 7"):
@@ -156,7 +177,9 @@ answer = model.predict(model.input_example)
 import refsweep
 print(json.dumps([refsweep.__file__, answer["score"].tolist(), answer["refers"].tolist()]))
 """
-    out = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=folder)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", code, str(folder)]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert out.returncode == 0, out.stderr[-3000:]
     place, score, refers = json.loads(out.stdout.splitlines()[-1])
     assert not Path(place).is_relative_to(Path(__file__).parents[2])

@@ -19,7 +19,8 @@ import yaml
 from refsweep.orchestration.ledger.database import UnknownSweepError
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.spec.read import make_spec, settle
-from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from refsweep.orchestration.tracking.client import make_client
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL
 from refsweep.tests.help import run_inline
 
 # a first start reads gigabytes of libraries from the disk

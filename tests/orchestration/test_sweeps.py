@@ -22,7 +22,8 @@ from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.spec.read import make_spec, override
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.sweep import Outcome, find_sweep, open_sweep
-from refsweep.orchestration.tracking.projector import SWEEP, TRIAL, make_client
+from refsweep.orchestration.tracking.client import make_client
+from refsweep.orchestration.tracking.projector import SWEEP, TRIAL
 from refsweep.tests.help import facts, run_inline
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -72,7 +72,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: S3):
 
 def test_a_server_that_hangs_is_noticed_and_waited_for(server: S3, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(s3, "READ_S", 1)
-    stop, go_on = server.pause, server.go_on
+    stop, go_on = server.pause, server.resume
     for rounds, longest in through_an_outage(stop, go_on, 4):
         assert rounds > 2
         assert longest > 3, "nobody noticed the outage"
@@ -86,7 +86,7 @@ def test_a_hung_request_ends_in_seconds(server: S3, monkeypatch: pytest.MonkeyPa
     began = time.monotonic()
     with pytest.raises(AwayError, match="s3://bucket/a was out of reach for 0 s: Read timeout"):
         bucket.read("a")
-    server.go_on()
+    server.resume()
     assert time.monotonic() - began < 8
     assert bucket.read("a") == b"1"
 

@@ -68,7 +68,7 @@ def write(spec: dict[str, Any]) -> str:
         ({"nonsense": 1}, "nonsense: unknown key"),
         ({"search": {"trials": "many"}}, "search.trials: .*integer, got 'many'"),
         ({"trainable": "gpt"}, f"trainable must be one of {', '.join(discovery.names())}, got 'gpt'"),
-        ({"ledger": "postgresql://me:secret@db/s"}, "ledger: must hold no password: put it into PGPASSFILE"),
+        ({"ledger": "postgresql://me:secret@db/s"}, "ledger: must not contain a password: use PGPASSFILE"),
         (
             {"objective": [TOY["objective"], {"metric": "height", "mode": "max"}], "search": {"pruner": "asha"}},
             "search.pruner: must be none with several objectives, got asha",

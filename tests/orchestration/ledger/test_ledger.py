@@ -245,9 +245,9 @@ def test_a_url_without_a_password_is_taken(url: str):
     [
         ("mysql://db/s", "must be sqlite:///FILE or postgresql://HOST/DB, got mysql://"),
         ("ledger.db", "must be sqlite:///FILE or postgresql://HOST/DB, got ledger.db://"),
-        ("postgresql://me:secret@db/s", "must hold no password"),
-        ("postgresql://me:@db/s", "must hold no password"),
-        ("postgresql://db/s?user=me&password=secret", "must hold no password"),
+        ("postgresql://me:secret@db/s", "must not contain a password"),
+        ("postgresql://me:@db/s", "must not contain a password"),
+        ("postgresql://db/s?user=me&password=secret", "must not contain a password"),
     ],
 )
 def test_a_url_of_another_database_or_with_a_password_is_refused(url: str, message: str):
