@@ -26,7 +26,7 @@ import numpy as np
 
 from ..orchestration.ledger.ledger import Ledger
 from ..orchestration.search.driver import Driver
-from ..orchestration.spec.locations import trial_folder
+from ..orchestration.spec.folders import trial_folder
 from ..orchestration.spec.read import make_spec
 from ..orchestration.spec.schema import SweepSpec
 from ..orchestration.tracking.projector import Projector

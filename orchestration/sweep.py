@@ -15,13 +15,13 @@ from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
 from .search.check import problems as search_problems
-from .search.driver import Driver
-from .search.protocol import STOP_MARK, Observer
+from .search.driver import Driver, Observer
+from .search.protocol import STOP_MARK
 from .search.spaces import search_space
 from .spec.check import epochs_of, trainable_problems
 from .spec.data import prepare_data
 from .spec.errors import StopRequestedError
-from .spec.locations import sweep_folder, trial_folder
+from .spec.folders import sweep_folder, trial_folder
 from .spec.read import differences, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector

@@ -14,8 +14,7 @@ from rich.table import Table
 
 from ..ledger.records import TrialRecord
 from ..ledger.status import budget_status
-from ..search.driver import Driver
-from ..search.protocol import Observer
+from ..search.driver import Driver, Observer
 from .budget_lines import budget_lines, duration
 
 ROWS = 24  # of the live table; the newest trials

@@ -28,7 +28,7 @@ from ..search.driver import Driver
 from ..search.failures import first_line, lost_worker
 from ..search.protocol import STOP_MARK, NoTrial, Room, StopRequested, Verdict, report_from_text
 from ..spec.credentials import looks_secret
-from ..spec.locations import sweep_folder
+from ..spec.folders import sweep_folder
 from ..spec.schema import SweepSpec
 from .actor import TrialActor
 from .head_watch import watched_head

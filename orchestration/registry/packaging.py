@@ -16,7 +16,7 @@ from ...trainables.training.checkpoints import Checkpoints
 from ...trainables.training.loop import Training
 from ...trainables.training.package import Package
 from ..ledger.records import TrialRecord
-from ..spec.locations import trial_folder
+from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
 from .requirements import ServingProcess
 from .wheel import write_wheel

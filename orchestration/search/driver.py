@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,8 +24,21 @@ from .asking import PinnedTrial, Space, propose
 from .budget import BudgetKeeper
 from .discovery import make_pruner, make_sampler
 from .failures import decide
-from .protocol import Action, Assignment, NoTrial, Observer, Report, Room, Verdict
+from .protocol import Action, Assignment, NoTrial, Report, Room, Verdict
 from .recorder import Recorder
+
+
+class Observer(Protocol):
+    """Watches a driver: the MLflow tracker, the live view."""
+
+    def attached(self, driver: Driver) -> None:
+        """The driver is ready to begin."""
+
+    def trial_changed(self, number: int) -> None:
+        """A trial's record has changed."""
+
+    def ticked(self) -> None:
+        """A moment has passed: several a second while the sweep runs."""
 
 
 class Driver:
@@ -279,8 +292,7 @@ class Driver:
             self.halted = None
 
     def retry_failed(self) -> list[int]:
-        """Makes a successor of every failed trial that has none; numbers of the new trials. Each starts from the
-        failed one's checkpoint."""
+        """Gives every failed trial a successor, which starts from its checkpoint; numbers of the new trials."""
         retried = {TrialRecord.of(t).retry_of for t in self.ledger.trials}
         failed = [t for t in self.ledger.trials if t.state == TrialState.FAIL and t.number not in retried]
         numbers = [self.ledger.create_retry(trial).number for trial in failed]

@@ -11,12 +11,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from ..ledger.failure import Failure
-
-if TYPE_CHECKING:
-    from .driver import Driver
 
 STOP_MARK = "STOP"  # a file in the sweep's folder that asks trials to write a checkpoint and end
 StopRequested = Callable[[], bool]  # whether somebody has asked the sweep to stop
@@ -102,19 +99,3 @@ def report_from_text(text: str) -> Report:
     content = json.loads(text)
     failure = Failure.from_json(content["failure"]) if content["failure"] else None
     return Report(**{**content, "failure": failure})
-
-
-# -- who watches -----------------------------------------------------------------------------------------
-
-
-class Observer(Protocol):
-    """Watches a driver: the MLflow tracker, the live view."""
-
-    def attached(self, driver: Driver) -> None:
-        """The driver is ready to begin."""
-
-    def trial_changed(self, number: int) -> None:
-        """A trial's record has changed."""
-
-    def ticked(self) -> None:
-        """A moment has passed: several a second while the sweep runs."""

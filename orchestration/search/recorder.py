@@ -12,7 +12,7 @@ from ...datasets.problems import InputError
 from ...trainables.training.checkpoints import Checkpoints
 from ..ledger.ledger import Ledger
 from ..ledger.records import TrialChanges
-from ..spec.locations import trial_folder
+from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
 from .budget import BudgetKeeper
 from .protocol import Verdict

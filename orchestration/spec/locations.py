@@ -1,16 +1,11 @@
-"""Where a sweep keeps things: database URLs that a ledger may have, the files behind them, folders of checkpoints."""
+"""Which database URLs a ledger may have, and the files behind them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from ...datasets.problems import InputError
-from ...datasets.storage.store import Store
-
-if TYPE_CHECKING:
-    from .schema import SweepSpec
 
 
 def check_url(url: str) -> str:
@@ -26,13 +21,3 @@ def check_url(url: str) -> str:
 def sqlite_path(url: str) -> Path | None:
     """The absolute path of a SQLite database; None for the URL of a server."""
     return Path(url.removeprefix("sqlite:///")).absolute() if url.startswith("sqlite:///") else None
-
-
-def sweep_folder(spec: SweepSpec) -> Store:
-    """Where a sweep's trials keep their checkpoints, and the mark that stops them."""
-    return Store(spec.storage).child(spec.name)
-
-
-def trial_folder(spec: SweepSpec, number: int) -> Store:
-    """Where one trial keeps its checkpoints."""
-    return sweep_folder(spec).child(str(number))

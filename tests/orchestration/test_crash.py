@@ -22,7 +22,7 @@ from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.search.driver import Driver
-from refsweep.orchestration.spec.locations import trial_folder
+from refsweep.orchestration.spec.folders import trial_folder
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.tracking.projector import SPENT_PREFIX, TRIAL, Projector

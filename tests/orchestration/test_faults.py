@@ -17,7 +17,7 @@ from refsweep.orchestration.execution.tune import TuneBackend
 from refsweep.orchestration.ledger.records import TrialRecord
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import STOP_MARK
-from refsweep.orchestration.spec.locations import sweep_folder
+from refsweep.orchestration.spec.folders import sweep_folder
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.tests.help import driver_of
 
