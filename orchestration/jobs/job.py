@@ -1,4 +1,4 @@
-"""One job of a cluster: its record, and what its log tells of it."""
+"""One job of a cluster: its record, and what its log reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Job:
         return number_of(self.id, self.sweep) or 0
 
     def event_of(self, line: str) -> Event | None:
-        """The event that a line of this job's log tells."""
+        """The event that a line of this job's log reports; None for any other line."""
         return event_of(line, self.token, self.sweep)
 
     def events(self, log: Iterable[str]) -> list[Event]:

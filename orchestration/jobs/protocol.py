@@ -1,13 +1,13 @@
 """What the machine that submits a sweep and the job on the cluster agree on. Needs nothing but Python itself.
 
-A job is described by its metadata, which Ray keeps and shows to everyone who may read the cluster's jobs, and by
-`job.json` in its working directory. It tells how far it is by lines of its log:
+A job is described by its metadata, which Ray keeps and shows to everyone who can list the cluster's jobs, and by
+`job.json` in its working directory. It reports its progress by lines of its log:
 
     refsweep-job TOKEN {"event": "begun"}
     refsweep-job TOKEN {"event": "ended", "state": "stopped", "exit_code": 1, "message": "sweep s stopped: ..."}
 
-The token is drawn for each submission and stands in metadata and `job.json` only. So a line of somebody else's text
-(the message of an exception, a name in a data set) is never taken for one of these.
+The token is drawn for each submission, and only metadata and `job.json` contain it. So no other text in the log (the
+message of an exception, a name in a data set) is taken for such a line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JOB_FILE = "job.json"  # in the job's working directory
 # PYTHONSAFEPATH: a folder named refsweep where the cluster was started is not taken for the package
 ENTRYPOINT = "PYTHONSAFEPATH=1 exec python -m refsweep.orchestration.cli.job"
 _MARKER = "refsweep-job"
-# what jobs wrote that were submitted before there was a token
+# lines of jobs that were submitted before there was a token
 _OLD_BEGUN, _OLD_STOPPED = "refsweep job: the sweep has begun", "refsweep: sweep {} stopped"
 
 
@@ -62,7 +62,7 @@ class Begun:
 class Ended:
     """The driver has ended by itself."""
 
-    state: str | None  # of the sweep: finished, stopped or halted; None where it never began
+    state: str | None  # of the sweep: finished, stopped or halted; None where the driver failed before it ended
     exit_code: int  # as of every command: 0 done, 1 the work failed, 2 bad input
     message: str  # why, for exit codes other than 0
 
@@ -72,15 +72,14 @@ _NAMES: dict[type[Event], str] = {Begun: "begun", Ended: "ended"}
 
 
 def event_line(event: Event, token: str) -> str:
-    """A line of the log that tells an event."""
+    """The line of the log that reports an event."""
     return f"{_MARKER} {token} {json.dumps({'event': _NAMES[type(event)], **asdict(event)})}"
 
 
 def event_of(line: str, token: str | None, sweep: str) -> Event | None:
-    """The event that a line of a job's log tells; None for any other line.
+    """The event that a line of a job's log reports; None for any other line.
 
-    Something that was printed without a newline may stand before it. Without a token, the job is one that an earlier
-    version submitted.
+    Text that was printed without a newline may precede it. No token means that an earlier version submitted the job.
     """
     if token is None:
         return _old_event(line, sweep)

@@ -71,11 +71,11 @@ class User:
         )
 
     def run(self, *words: str, code: int = 0, **environment: str) -> str:
-        """A command to its end; what it printed on stdout, of a failure what it said."""
+        """Runs a command to its end. Returns its stdout, with stderr when it fails."""
         process = self.start(*words, **environment)
-        out, said = process.communicate(timeout=240)
-        assert process.returncode == code, out + said
-        return out if code == 0 else out + said
+        out, errors = process.communicate(timeout=240)
+        assert process.returncode == code, out + errors
+        return out if code == 0 else out + errors
 
     def submit(self, *words: str, code: int = 0) -> str:
         self.write()
@@ -90,8 +90,8 @@ class User:
         return sum(len(t.intermediate_values) for t in ledger.trials) if ledger else 0
 
     def job(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.run("status", self.name, "--json"))
-        return found
+        status: dict[str, Any] = json.loads(self.run("status", self.name, "--json"))
+        return status
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ def undisturbed(user: User, **search: Any) -> list[Any]:
     content["fixed"] = {**content["fixed"], "seconds_per_epoch": 0.0}
     spec = settle(make_spec(content))
     ledger = run_inline(spec)
-    found = facts(ledger)
+    expected = facts(ledger)
     ledger.close()
-    return found
+    return expected
 
 
 def test_a_sweep_is_submitted_followed_submitted_again_and_extended(user: User, cluster: LocalCluster):
@@ -130,8 +130,8 @@ def test_a_sweep_is_submitted_followed_submitted_again_and_extended(user: User, 
     assert facts(user.ledger) == undisturbed(user, trials=5)
     listed = json.loads(user.run("list", "--json"))["jobs"]
     assert [j["job"] for j in listed if j["sweep"] == user.name] == [f"{user.name}-{n}" for n in (1, 2, 3)]
-    found = user.job()
-    assert (found["job"], found["sweep"]["state"], len(found["sweep"]["trials"])) == (f"{user.name}-3", "finished", 5)
+    job = user.job()
+    assert (job["job"], job["sweep"]["state"], len(job["sweep"]["trials"])) == (f"{user.name}-3", "finished", 5)
     assert "trial 4  pruned" in user.run("logs", user.name)
     assert "trial 4" not in user.run("logs", user.name, "--job", f"{user.name}-1", "--follow")
     no_secret_is_kept(user, cluster)
@@ -164,17 +164,17 @@ def test_a_second_submit_is_refused_stop_is_clean_and_submitting_again_goes_on(u
     assert (stopped["state"], stopped["clean"]) == ("stopped", True)
     assert user.ledger.state == "stopped"
     assert "is not running" in user.run("stop", user.name, code=2)
-    found = json.loads(user.submit("--follow", "--json"))
-    assert found["job"] == f"{user.name}-2", "the refused one was never a job"
+    again = json.loads(user.submit("--follow", "--json"))
+    assert again["job"] == f"{user.name}-2", "the refused one was never a job"
     assert facts(user.ledger) == undisturbed(user)
 
 
 def test_of_two_submits_at_once_one_is_refused(user: User):
     user.slow(3.0)
     both = [user.start("submit", str(user.spec)) for _ in range(2)]
-    said = [process.communicate(timeout=240)[1] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 2], said
-    assert any(f"is already running as job {user.name}-1" in text for text in said)
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], errors
+    assert any(f"is already running as job {user.name}-1" in text for text in errors)
     user.run("stop", user.name)
     assert [job["sweep"] for job in json.loads(user.run("list", "--json"))["jobs"]].count(user.name) == 1
 
@@ -185,9 +185,9 @@ def test_a_killed_driver_is_told_and_submitting_again_ends_as_if_nothing_had_hap
     wait(lambda: user.epochs() >= 5)
     [driver] = drivers(user)
     os.kill(driver, signal.SIGKILL)
-    _, said = following.communicate(timeout=60)
+    _, errors = following.communicate(timeout=60)
     assert following.returncode == 1
-    assert "was killed by signal 9" in said
+    assert "was killed by signal 9" in errors
     assert user.ledger.state == "stopped"
     user.submit("--follow")
     assert facts(user.ledger) == undisturbed(user)
@@ -196,14 +196,14 @@ def test_a_killed_driver_is_told_and_submitting_again_ends_as_if_nothing_had_hap
 
 def drivers(user: User) -> list[int]:
     """Processes that drive the user's sweep: the spec in their working folder has its name."""
-    found = []
+    pids: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_text().split("\0")
             if words[1:3] == ["-m", "refsweep.orchestration.cli.job"]:
                 job = json.loads((process / "cwd" / "job.json").read_text())
-                found += [int(process.name)] if job["spec"]["name"] == user.name else []
-    return found
+                pids += [int(process.name)] if job["spec"]["name"] == user.name else []
+    return pids
 
 
 def test_a_client_that_is_interrupted_or_killed_changes_nothing_for_the_job(user: User):
@@ -211,9 +211,9 @@ def test_a_client_that_is_interrupted_or_killed_changes_nothing_for_the_job(user
     first = user.start("submit", str(user.spec), "--follow")
     wait(lambda: user.epochs() >= 1)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=30)
+    _, errors = first.communicate(timeout=30)
     assert first.returncode == 1
-    assert f"job {user.name}-1 keeps running" in said
+    assert f"job {user.name}-1 keeps running" in errors
     second = user.start("logs", user.name, "--follow")
     before = user.epochs()
     wait(lambda: user.epochs() > before)
@@ -242,9 +242,9 @@ def test_another_version_on_the_cluster_is_named_and_nothing_is_started(
 
 
 def test_what_hosts_lack_is_named_for_each_and_nothing_is_started(user: User, cluster: LocalCluster):
-    said = user.submit("--needs", "NOT_THERE", "--needs", "AWS_ACCESS_KEY_ID", code=2)
-    assert len(re.findall(r"host \S+ has no NOT_THERE", said)) == (cluster.hosts if cluster.namespaces else 1)
-    assert "AWS_ACCESS_KEY_ID" not in said
+    refused = user.submit("--needs", "NOT_THERE", "--needs", "AWS_ACCESS_KEY_ID", code=2)
+    assert len(re.findall(r"host \S+ has no NOT_THERE", refused)) == (cluster.hosts if cluster.namespaces else 1)
+    assert "AWS_ACCESS_KEY_ID" not in refused
     assert Ledger.find(cluster.ledger, user.name) is None
 
 

@@ -19,12 +19,12 @@ def spec_of(**parts: Any) -> SweepSpec:
     return make_spec({"name": "s", "trainable": "toy", "data": "none", "objective": objective, **parts})
 
 
-def dashboard(token: str | None, ray: str = "2.60.0", heard: list[str | None] | None = None) -> Answer:
+def dashboard(token: str | None, ray: str = "2.60.0", authorizations: list[str | None] | None = None) -> Answer:
     """A cluster that wants a token, or none."""
 
     def answer(path: str, authorization: str | None) -> tuple[int, str]:
-        if heard is not None:
-            heard.append(authorization)
+        if authorizations is not None:
+            authorizations.append(authorization)
         if token is not None and authorization != f"Bearer {token}":
             return (401, "missing") if authorization is None else (403, "invalid")
         return (200, json.dumps({"version": "4", "ray_version": ray})) if path == "/api/version" else (200, "[]")

@@ -19,13 +19,13 @@ from refsweep.tests.orchestration.jobs.answers import Answer, dashboard, spec_of
 def test_a_cluster_without_token_is_refused_unless_told_and_gets_no_token_of_ours(
     door: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
 ):
-    heard: list[str | None] = []
-    url = door(dashboard(None, heard=heard))
+    authorizations: list[str | None] = []
+    url = door(dashboard(None, authorizations=authorizations))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
     with pytest.raises(InputError, match=r"has no token authentication.*--insecure"):
         connect(url)
     assert Jobs(url, insecure=True).all() == []
-    assert set(heard) == {None}
+    assert set(authorizations) == {None}
 
 
 def test_the_token_is_taken_from_where_ray_takes_it(

@@ -1,8 +1,11 @@
-"""What a job tells by its log, and that no other text can tell it."""
+"""What a job reports by its log, and that no other text is taken for it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from ray.job_submission import JobDetails, JobType
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.jobs.client import Jobs
 from refsweep.orchestration.jobs.job import Job
-from refsweep.orchestration.jobs.protocol import SWEEP, Begun, Ended, event_line, new_token
+from refsweep.orchestration.jobs.protocol import SWEEP, Begun, Ended, JobContent, event_line, new_token
 from refsweep.orchestration.jobs.protocol import TOKEN as TOKEN_KEY
 from refsweep.orchestration.registry.versions import versions
 from refsweep.orchestration.spec.errors import WorkFailedError
@@ -79,6 +82,16 @@ def test_jobs_of_the_version_before_the_token_are_read():
     assert stopped.state == "stopped"
     assert old.event_of("refsweep: sweep s2 stopped") is None
     assert old.event_of(event_line(Begun(), TOKEN)) is None
+
+
+def test_a_job_on_a_cluster_with_other_versions_reports_that_as_bad_input(tmp_path: Path):
+    content = JobContent(spec={}, versions={**versions(), "ray": "0.1"}, needs=[], token=TOKEN)
+    content.write(tmp_path)
+    command = [sys.executable, "-m", "refsweep.orchestration.cli.job"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    message = f"the cluster has Ray {versions()['ray']}, the machine that submits has 0.1"
+    assert (done.returncode, done.stderr) == (2, f"refsweep: {message}\n")
+    assert job_of().events(done.stdout.splitlines()) == [Ended(state=None, exit_code=2, message=message)]
 
 
 def test_people_see_sentences_in_place_of_events():
