@@ -100,7 +100,7 @@ def make_training(a: Assignment, shelf: DataShelf, team: Team | None = None) -> 
         device="cuda" if a.gpus else "cpu",
         executor=executor,
         workers=max(a.cpus, 1) if executor == "threads" else default_workers(),
-        facts={"trial": f"{a.sweep}/{a.number}", "data": a.fingerprint},
+        provenance={"trial": f"{a.sweep}/{a.number}", "data": a.fingerprint},
         best=a.best,
         team=team,
     )

@@ -201,7 +201,7 @@ def work(config: dict[str, Any]) -> None:
             entries = [entry.as_json() for entry in training.history[reported:]]
             reported = len(training.history)
             say(entries=entries, final=training.is_over)
-            if training.is_over or not team.from_first(say.verdict()):
+            if training.is_over or not team.broadcast(say.verdict()):
                 return
     except Stopped:
         say(stopped=True)

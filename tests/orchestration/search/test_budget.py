@@ -17,7 +17,7 @@ from refsweep.orchestration.search.protocol import Assignment, Report
 from refsweep.orchestration.spec.schema import Resources, make_spec
 from refsweep.orchestration.tracking.projector import Projector
 from refsweep.search_spaces import toy
-from refsweep.trainables.training.checkpoints import Name
+from refsweep.trainables.training.checkpoints import Name, packed
 
 EPOCHS = 3
 
@@ -73,7 +73,7 @@ class Sweep:
             "metrics": metrics,
             "setting": {},
         }
-        found.save(Name(a.attempt, epoch), {}, {}, {"history": [*history, entry], "final": final}, set())
+        found.write(Name(a.attempt, epoch), packed({}, {}), {"history": [*history, entry], "final": final}, set())
         return self.driver.on_report(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final))
 
     def hours(self, *, running: bool = True) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from refsweep.trainables.ikun import task as ikun
 from refsweep.trainables.toy import task as toy
 from refsweep.trainables.training.checkpoints import Checkpoints, Name
 from refsweep.trainables.training.config import LoopConfig
-from refsweep.trainables.training.loop import NonFiniteError, Stopped, Training, lr_factor
+from refsweep.trainables.training.loop import NonFiniteError, Stopped, Training
+from refsweep.trainables.training.schedules import lr_factor
 
 TINY: dict[str, Any] = {
     "tower": "conv-tiny",
@@ -68,7 +70,7 @@ def equal(a: Training, b: Training) -> bool:
     """Whether weights, buffers, optimiser, generators and measured values agree to the last bit."""
     one, two = a.task.model.state_dict(), b.task.model.state_dict()
     same = one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    first, second = a._state(), b._state()
+    first, second = a.state(), b.state()
     flat_a, flat_b = (
         torch.utils._pytree.tree_leaves({k: v for k, v in s.items() if k != "seconds"}) for s in (first, second)
     )
@@ -93,7 +95,7 @@ VARIANTS: dict[str, LoopConfig] = {
 def test_stopped_after_any_batch_and_resumed_equals_uninterrupted(name: str, made: Path, tmp_path: Path):
     config = VARIANTS[name]
     whole = train(config, None, made)
-    batches = config.epochs * whole._steps_an_epoch()
+    batches = config.epochs * whole.batches_per_epoch
     assert batches >= 5
     for cut in range(1, batches + 1):
         folder = tmp_path / str(cut)
@@ -207,6 +209,28 @@ def test_the_learning_rate_rises_and_falls():
     assert lr_factor(0.55, 0.1) == pytest.approx(0.5)
     assert lr_factor(1.0, 0.1) == pytest.approx(0, abs=1e-12)
     assert all(math.isfinite(lr_factor(p, 1.0)) for p in np.linspace(0, 1, 11))
+
+
+def test_when_training_began_is_told_apart_from_start_up(tmp_path: Path):
+    config = toy.Config(epochs=2, seconds_per_epoch=0.05)
+    before = time.time()
+    training = Training(lambda: toy.Task(config), config, None, Checkpoints(Store(str(tmp_path))))
+    read = training.task.read
+
+    def slowly(rows: Any, store: Store) -> Any:
+        time.sleep(0.2)  # reading the first batch is start-up too
+        return read(rows, store)
+
+    training.task.read = slowly  # type: ignore[misc]
+    unknown = training.training_began_s
+    first, _ = training.run()
+    assert unknown is None
+    assert training.training_began_s is not None
+    assert before + 0.2 <= training.training_began_s <= first.time_ms / 1000 - 0.05
+    again = Training(lambda: toy.Task(config), config, None, Checkpoints(Store(str(tmp_path))), attempt=2)
+    again.resume()
+    assert list(again.run()) == []
+    assert again.training_began_s is None, "this attempt trained nothing"
 
 
 def test_evaluation_may_be_rarer_than_epochs_but_the_last_is_evaluated():
