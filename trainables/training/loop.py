@@ -80,7 +80,7 @@ class Training:
     ) -> None:
         """`make_task` is called here, after seeding, so that the first weights follow from the seed too. `provenance`
         stands in every manifest: plain values that say whose training this is and of what data. `best` names the
-        objective's metric and `max` or `min`: the checkpoint of its best epoch is kept."""
+        objective's metric and `max` or `min`: the checkpoint of its best epoch is kept, and plateau watches it."""
         self.team = team or Team()
         self.config, self.store = config, store
         self.checkpoints, self.attempt, self.best = checkpoints, attempt, best
@@ -93,7 +93,7 @@ class Training:
         self.task = task = make_task()
         task.model.to(self.device).to(memory_format=torch.channels_last)
         self.sums = EpochSums(self.team)
-        self.step = TrainStep(task, config, self.team, self.device, self.sums)
+        self.step = TrainStep(task, config, self.team, self.device, self.sums, best)
         for module in task.compiled() if config.compile else ():
             module.compile()
         self._evaluation = Evaluation(task, self.team, config.seed, self.step.autocast)
@@ -138,8 +138,11 @@ class Training:
         return self.epoch >= self.config.epochs
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[EpochResult]:
-        """Trains to the end. When `stop()` is true after a batch, writes a checkpoint and raises Stopped. Raises
-        NonFiniteError for a loss that is not finite, InputError when there is nothing to train on."""
+        """Trains to the end. When `stop()` is true after a batch, writes a checkpoint and raises Stopped.
+
+        Raises NonFiniteError for a loss that is not finite, InputError when there is nothing to train on, or schedules
+        that can't be followed.
+        """
         batches = self._batches()
         try:
             while not self.is_over:
@@ -188,8 +191,10 @@ class Training:
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        """Batches of every training epoch. Raises InputError when there are none."""
-        return len(self.plan("train", 0))
+        """Batches of every training epoch. Raises InputError for none, or for schedules that can't be followed."""
+        batches = len(self.plan("train", 0))
+        self.step.rates.check(batches)
+        return batches
 
     def _evaluates(self, epoch: int) -> bool:
         return epoch % self.config.evaluate_every == 0 or epoch == self.config.epochs
@@ -225,13 +230,13 @@ class Training:
 
     def _end_epoch(self, batches: Batches, started: float) -> EpochResult:
         """Evaluates an epoch that is trained, and saves it."""
-        metrics = self.sums.means(self.batches_per_epoch)
-        scores = self._evaluate(batches) if self._evaluates(self.epoch + 1) else Scores({})
+        evaluated = self._evaluates(self.epoch + 1)
+        scores = self._evaluate(batches) if evaluated else Scores({})
+        metrics = {**self.sums.means(self.batches_per_epoch), **scores.metrics}
+        self.step.rates.observe(metrics, evaluated=evaluated)
         self.epoch, self.batch = self.epoch + 1, 0
         seconds = self.sums.seconds + time.monotonic() - started
-        result = EpochResult(
-            self.epoch, time.time_ns() // 1_000_000, seconds, {**metrics, **scores.metrics}, scores.setting
-        )
+        result = EpochResult(self.epoch, time.time_ns() // 1_000_000, seconds, metrics, scores.setting)
         self.sums.reset()
         self.history.append(result)
         self._save()

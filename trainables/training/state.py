@@ -29,6 +29,8 @@ def collect(step: TrainStep, sums: EpochSums, team: Team, *, inside_move: bool) 
     }
     if step.average is not None:
         state["average"] = step.average.state()
+    if plateau := step.rates.state():
+        state["plateau"] = plateau
     return state
 
 
@@ -41,6 +43,7 @@ def restore(state: Mapping[str, Any], step: TrainStep, sums: EpochSums) -> None:
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     if step.average is not None:
         step.average.restore(state["average"])
+    step.rates.restore(state.get("plateau", []))
 
 
 def restore_random(state: Mapping[str, Any], rank: int) -> bool:

@@ -15,7 +15,9 @@ from ..contract import Task
 from .averaging import AveragedWeights
 from .clipping import Clipping
 from .config import LoopConfig
-from .schedules import Position, lr_factor
+from .optimisers import make_optimiser
+from .rates import LearningRates
+from .schedules import Position
 from .sums import EpochSums, Signals
 from .team import Team
 
@@ -23,11 +25,21 @@ from .team import Team
 class TrainStep:
     """A task with all that moves its weights: optimiser, learning rates, clipping, averaging."""
 
-    def __init__(self, task: Task, config: LoopConfig, team: Team, device: torch.device, sums: EpochSums) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        team: Team,
+        device: torch.device,
+        sums: EpochSums,
+        objective: tuple[str, str] | None,
+    ) -> None:
+        """`objective`: (metric, `max` or `min`), which plateau watches. Raises InputError when a group's schedule does
+        not fit together."""
         self._task, self._config, self._team, self._device, self._sums = task, config, team, device, sums
         self.losses = team.wrap(task, sync_bn=config.sync_bn)
-        self.optimiser = torch.optim.AdamW(task.param_groups(), lr=config.lr, weight_decay=config.weight_decay)
-        self._peak_lr = [group["lr"] for group in self.optimiser.param_groups]
+        self.optimiser, schedules = make_optimiser(config, task.param_groups(), task.model)
+        self.rates = LearningRates(self.optimiser, schedules, objective)
         self.average = AveragedWeights(task.model, config.ema) if config.ema is not None else None
         self.clipping = Clipping(config.clip_norm, config.clip_quantile)
 
@@ -38,8 +50,7 @@ class TrainStep:
         """
         epoch, batch, batches = position
         progress = (epoch + batch / batches) / self._config.epochs
-        for group, peak in zip(self.optimiser.param_groups, self._peak_lr, strict=True):
-            group["lr"] = peak * lr_factor(progress, self._config.warmup)
+        self.rates.set(position)
         tensors = {name: self._to_device(array) for name, array in arrays.items()}
         weight = self._team.loss_weight(part.count, summed=self._task.loss_is_sum)
         moves = (batch + 1) % self._config.accumulate == 0 or batch + 1 == batches

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from refsweep.datasets.storage.store import Store
+from refsweep.tests.trainables.training.line import after
 from refsweep.trainables import coercion, discovery
 from refsweep.trainables.training.checkpoints import Checkpoints
 from refsweep.trainables.training.loop import Stopped, Training
@@ -35,18 +36,9 @@ def trained(job: dict[str, Any], team: Team) -> dict[str, Any]:
         team=team,
     )
     training.resume()
-    left = [job.get("stop_after")]
-
-    def stop() -> bool:
-        if left[0] is None:
-            return False
-        left[0] -= 1
-        return bool(left[0] == 0)
-
     outcome: dict[str, Any] = {"ended": "done"}
     try:
-        for _ in training.run(stop):
-            pass
+        list(training.run(after(job.get("stop_after"))))
     except Stopped:
         outcome["ended"] = "stopped"
     except Exception as error:  # noqa: BLE001  compared by the test

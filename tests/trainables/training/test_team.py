@@ -42,7 +42,12 @@ def team(rank: int, size: int) -> Team:
     return made
 
 
-TOY = {"epochs": 4, "batch": 3, "x": 2.0, "y": 1.0}  # batches of 3, 3 and 2 rows of 8
+TOY: dict[str, Any] = {"epochs": 4, "batch": 3, "x": 2.0, "y": 1.0}  # batches of 3, 3 and 2 rows of 8
+ADDED = {**TOY, "accumulate": 2, "clip_norm": 1.0, "ema": 0.9, "bias_lr_factor": 2.0} | {
+    "schedule": "plateau",
+    "plateau_metric": "height",  # always the same: lr decays after the second epoch and the third
+    "patience": 0,
+}
 
 
 def without_time(outcome: dict[str, Any]) -> list[Any]:
@@ -81,7 +86,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path):
         *together(
             [
                 {"trainable": "toy", "config": TOY},
-                {"trainable": "toy", "config": {**TOY, "accumulate": 2, "clip_norm": 1.0, "ema": 0.9}},
+                {"trainable": "toy", "config": ADDED},
                 {"trainable": "toy", "config": {**TOY, "nan_at_epoch": 2}},
             ],
             tmp_path,
@@ -93,7 +98,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path):
     measured = [[r["metrics"]["train_parabola"] for r in outcome["history"]] for outcome in (one, two)]
     assert measured[0] == pytest.approx(measured[1], rel=1e-5)
     assert two["draw"] != other["draw"], "workers draw different numbers"
-    plain = alone({"trainable": "toy", "config": {**TOY, "accumulate": 2, "clip_norm": 1.0, "ema": 0.9}})
+    plain = alone({"trainable": "toy", "config": ADDED})
     assert added["model"]["weight"] == pytest.approx(plain["model"]["weight"], rel=1e-5)
     assert nan["ended"] == nan_too["ended"] == "NonFiniteError", "all workers end"
 
