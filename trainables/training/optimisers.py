@@ -44,7 +44,8 @@ def make_optimiser(
 
     `groups` are `Task.param_groups()`: `params`, and where they differ from the Config's `lr`, `weight_decay`, and any
     field of the schedule; `lr_factor` and `weight_decay_factor` multiply what holds without them. `model` says which
-    parameters are biases and norm layers. Raises InputError when a group's schedule does not fit together.
+    parameters are biases and norm layers. Raises InputError when a group's schedule does not fit together, or a group
+    says what nobody reads.
     """
     made: list[dict[str, Any]] = []
     schedules = []
@@ -55,7 +56,12 @@ def make_optimiser(
         parts = _split(config, _with_factors(config, group), model)
         made += parts
         schedules += [schedule] * len(parts)
-    return _optimiser(config, made), schedules
+    optimiser = _optimiser(config, made)
+    known = {"params", *optimiser.defaults}
+    if unknown := {name for group in made for name in group} - known:
+        choices = ", ".join(sorted(known | _SCHEDULE | {"lr_factor", "weight_decay_factor"}))
+        raise InputError(f"param_groups must say some of {choices}, got {', '.join(sorted(unknown))}")
+    return optimiser, schedules
 
 
 def _optimiser(config: LoopConfig, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays
@@ -19,6 +20,7 @@ from refsweep.trainables.training.checkpoints import Checkpoints
 from refsweep.trainables.training.loop import Stopped, Training
 from torch import Tensor, nn
 
+EPOCHS, LR = 5, 0.05
 ROWS, BATCH = 7, 2  # four batches an epoch, the last of one row
 BATCHES = 4
 FIGURES = (1.0, 3.0, 3.0, 2.0, 3.0001, 3.5, 3.4, 3.3, 3.2, 3.1)  # what each epoch measures
@@ -26,7 +28,7 @@ FIGURES = (1.0, 3.0, 3.0, 2.0, 3.0001, 3.5, 3.4, 3.3, 3.2, 3.1)  # what each epo
 
 def config(**fields: Any) -> toy.Config:
     """A Config without weight decay, of few epochs."""
-    return toy.Config(**{"epochs": 5, "batch": BATCH, "lr": 0.05, "weight_decay": 0.0, **fields})
+    return toy.Config(**{"epochs": EPOCHS, "batch": BATCH, "lr": LR, "weight_decay": 0.0, **fields})
 
 
 class LineTask(toy.Task):
@@ -147,6 +149,15 @@ def torch_moves(c: toy.Config, plain: Callable[[nn.Module], Plain]) -> list[Move
             plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
             scheduler.step(*((FIGURES[epoch],) if plateau else ()))
     return seen
+
+
+def same(ours: list[Move], theirs: list[Move], rel: float = 1e-9) -> bool:
+    """Whether each step used the same learning rates and left the same weights."""
+    return len(ours) == len(theirs) and all(
+        a.lrs == pytest.approx(b.lrs, rel=rel)
+        and all(torch.allclose(x, y, rtol=rel, atol=rel) for x, y in zip(a.weights, b.weights, strict=True))
+        for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def _move(model: nn.Module, *optimisers: torch.optim.Optimizer) -> Move:
