@@ -13,7 +13,7 @@ from ..cluster.local import LocalCluster
 from ..cluster.programs import MissingError
 from ..datasets.storage.store import Store
 from ..orchestration.ledger.records import TrialRecord
-from ..trainables.training.checkpoints import Checkpoints, Name
+from ..trainables.training.checkpoints import Checkpoints, Name, packed
 from .fault_sweeps import FaultySweep, title_of
 
 ZOMBIE_S = 10.0
@@ -74,7 +74,8 @@ def write_as_zombie(sweep: FaultySweep, number: int) -> None:
         entry = {**found.history[-1], "epoch": epoch, "time_ms": time.time_ns() // 1_000_000}
         entry["metrics"] = dict.fromkeys(entry["metrics"], -999.0)
         history = [*found.history, entry]
-        checkpoints.save(Name(1, epoch), model, state, {**facts, "history": history, "final": True}, set())
+        files = packed(model, state)
+        checkpoints.write(Name(1, epoch), files, {**facts, "history": history, "final": True}, set())
         time.sleep(0.2)
 
 

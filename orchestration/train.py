@@ -46,7 +46,7 @@ def train_once(
         Checkpoints(place),
         attempt=1 + max((name.attempt for name in newest), default=0),
         device="cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"),
-        facts={"trial": f"train/{trainable}", "data": mark},
+        provenance={"trial": f"train/{trainable}", "data": mark},
     )
     found = training.resume()
     if found is not None:

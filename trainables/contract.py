@@ -71,7 +71,8 @@ class Task(Protocol):
         """The parts worth `torch.compile`, compiled in place where the Config asks for it."""
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: `params`, and `lr` and `weight_decay` where they differ from the Config's."""
+        """Groups for the optimiser: `params`, and `lr`, `weight_decay` and fields of the learning rate's schedule where
+        they differ from the Config's; see `training.optimisers.make_optimiser`."""
 
     def losses(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised; `progress` runs from 0 to 1 over the training. What has no gradient

@@ -99,7 +99,7 @@ def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = Non
         device="cuda" if a.gpus else "cpu",
         executor=executor,
         workers=max(a.cpus, 1) if executor == "threads" else default_workers(),
-        facts={"trial": f"{a.sweep}/{a.number}", "data": a.data_fingerprint},
+        provenance={"trial": f"{a.sweep}/{a.number}", "data": a.data_fingerprint},
         best=a.best,
         team=team,
     )
@@ -107,4 +107,4 @@ def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = Non
 
 def training_began_s(training: Training | None) -> float | None:
     """When an attempt's first batch began, in seconds since 1970; None before it."""
-    return getattr(training, "training_began_s", None)
+    return training.training_began_s if training is not None else None

@@ -202,7 +202,7 @@ def work(config: dict[str, Any]) -> None:
             entries = [entry.as_json() for entry in training.history[reported:]]
             reported = len(training.history)
             reporter(entries=entries, final=training.is_over)
-            if training.is_over or not team.from_first(reporter.verdict()):
+            if training.is_over or not team.broadcast(reporter.verdict()):
                 return
     except Stopped:
         reporter(stopped=True)

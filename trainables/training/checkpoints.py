@@ -34,11 +34,11 @@ _NAME = re.compile(r"epoch-(\d{4,})(?:-batch-(\d{5,}))?\.(\d+)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
-    """A checkpoint's place; sorts by what should be believed: attempt, then progress."""
+    """Which checkpoint of a trial; sorts by what should be believed: attempt, then progress."""
 
     attempt: int
-    epoch: int  # finished
-    batch: int = 0  # finished in the next epoch
+    epoch: int  # finished epochs
+    batch: int = 0  # finished batches of the next
 
     def __str__(self) -> str:
         inside = f"-batch-{self.batch:05d}" if self.batch else ""
@@ -46,9 +46,9 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Name | None:
-        """The name in a folder's name, None when it is none."""
-        found = _NAME.fullmatch(text)
-        return cls(int(found[3]), int(found[1]), int(found[2] or 0)) if found else None
+        """The checkpoint that a folder's name stands for; None when it stands for none."""
+        match = _NAME.fullmatch(text)
+        return cls(int(match[3]), int(match[1]), int(match[2] or 0)) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Checkpoint:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What each finished epoch measured."""
+        """What each finished epoch measured: `EpochResult`s as JSON, in order."""
         return list(self.manifest["history"])
 
     def model(self) -> dict[str, Tensor]:
@@ -69,7 +69,8 @@ class Checkpoint:
         return load_safetensors(self._read(MODEL))
 
     def state(self) -> dict[str, Any]:
-        """All else that training needs. Raises TornError."""
+        """All else that training needs to go on: see `state.collect`. Raises TornError when the file is not what was
+        written."""
         return dict(torch.load(io.BytesIO(self._read(STATE)), weights_only=True))
 
     def _read(self, file: str) -> bytes:
@@ -84,7 +85,8 @@ class TornError(RuntimeError):
 
 
 def packed(model: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of a checkpoint but its manifest: a copy, which training does not change any more."""
+    """The files of a checkpoint but its manifest, by name: a copy, which training does not change any more. `state` is
+    tensors, numbers, text and plain containers."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     contiguous = {key: value.detach().cpu().contiguous() for key, value in model.items()}
@@ -99,25 +101,14 @@ class Checkpoints:
 
     def names(self) -> list[Name]:
         """Names of folders, most believable first; not all need be complete."""
-        found = (Name.parse(name) for name in self.store.names())
-        return sorted((name for name in found if name), reverse=True)
+        parsed = (Name.parse(name) for name in self.store.names())
+        return sorted((name for name in parsed if name), reverse=True)
 
-    def save(
-        self,
-        name: Name,
-        model: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        facts: Mapping[str, Any],
-        keep: set[int],
-    ) -> None:
-        """Writes a checkpoint, then removes all but the two newest and those of the epochs in `keep`.
+    def write(self, name: Name, files: Mapping[str, bytes], fields: Mapping[str, Any], keep: set[int]) -> None:
+        """Writes a checkpoint of `packed` files, then removes all but the two newest and those of the epochs in `keep`.
 
-        `facts` go into the manifest: history, fingerprints, and whether the training is over.
+        `fields` are the manifest's beside what is known here: history, fingerprints, whether the training is over.
         """
-        self.write(name, packed(model, state), facts, keep)
-
-    def write(self, name: Name, files: Mapping[str, bytes], facts: Mapping[str, Any], keep: set[int]) -> None:
-        """The same from files that are `packed`."""
         for file, content in files.items():
             self.store.write(f"{name}/{file}", content)
         sums = {f: {"sha256": hashlib.sha256(c).hexdigest(), "bytes": len(c)} for f, c in files.items()}
@@ -127,7 +118,7 @@ class Checkpoints:
             "batch": name.batch,
             "attempt": name.attempt,
             "files": sums,
-            **facts,
+            **fields,
         }
         self.store.write(f"{name}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
         self._tidy(name, keep)
@@ -138,42 +129,36 @@ class Checkpoints:
             if name.epoch not in keep or name.batch:
                 self.store.delete(str(name))
 
-    def copy_from(self, found: Checkpoint) -> None:
-        """Another trial's checkpoint, to start from; it ranks below all that this trial will write."""
-        name = Name(0, found.name.epoch, found.name.batch)
+    def copy_from(self, checkpoint: Checkpoint) -> None:
+        """Copies another trial's checkpoint, to start from; it ranks below all that this trial will write. Raises
+        TornError when one of its files is not what was written."""
+        name = Name(0, checkpoint.name.epoch, checkpoint.name.batch)
         for file in (MODEL, STATE):
-            self.store.write(f"{name}/{file}", found._read(file))
-        self.store.write(f"{name}/{MANIFEST}", json.dumps(found.manifest, indent=1).encode())
+            self.store.write(f"{name}/{file}", checkpoint._read(file))
+        self.store.write(f"{name}/{MANIFEST}", json.dumps(checkpoint.manifest, indent=1).encode())
 
     def newest(self, *, verify: bool = True) -> Checkpoint | None:
         """The most believable complete checkpoint whose files are what was written; None where there is none.
 
         Without `verify` only manifests are read, for their history.
         """
-        for name in self.names():
-            found = self.open(name, verify=verify)
-            if found is not None:
-                return found
-        return None
+        opened = (self.open(name, verify=verify) for name in self.names())
+        return next((checkpoint for checkpoint in opened if checkpoint is not None), None)
 
     def at_epoch(self, epoch: int) -> Checkpoint | None:
-        """The most believable complete checkpoint written at the end of an epoch."""
-        for name in self.names():
-            if name.epoch == epoch and not name.batch:
-                found = self.open(name)
-                if found is not None:
-                    return found
-        return None
+        """The most believable complete checkpoint written at the end of an epoch; None where there is none."""
+        opened = (self.open(name) for name in self.names() if name.epoch == epoch and not name.batch)
+        return next((checkpoint for checkpoint in opened if checkpoint is not None), None)
 
     def open(self, name: Name, *, verify: bool = True) -> Checkpoint | None:
-        """A checkpoint by name; None when it is not complete or not true."""
+        """A checkpoint by name; None when it is not complete, or, with `verify`, not what was written."""
         try:
             manifest = json.loads(self.store.read(f"{name}/{MANIFEST}"))
-            found = Checkpoint(self.store, name, manifest)
+            checkpoint = Checkpoint(self.store, name, manifest)
             if manifest["format"] != FORMAT or not isinstance(manifest["history"], list):
                 return None
             for file in (MODEL, STATE) if verify else ():
-                found._read(file)
-            return found
+                checkpoint._read(file)
+            return checkpoint
         except (FileNotFoundError, KeyError, TypeError, ValueError, TornError):
             return None

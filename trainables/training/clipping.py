@@ -1,4 +1,4 @@
-"""Clips gradients: at a fixed norm, or at a running quantile of the norms that were (AutoClip, arXiv 2007.14469)."""
+"""Clips gradients: at a fixed norm, or at a running quantile of the norms so far (AutoClip, arXiv 2007.14469)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ WINDOW = 512  # norms that are remembered: some epochs of a small training, a pa
 
 
 class Clipped(NamedTuple):
-    """What was found in one move of the weights."""
+    """The gradient of one move of the weights."""
 
-    norm: float  # before clipping
+    norm: float  # L2, over all parameters, before clipping
     spike: bool  # whether it was above the quantile
 
 
@@ -26,29 +26,29 @@ class Clipping:
 
     def __init__(self, norm: float | None, quantile: float | None) -> None:
         self._norm, self._quantile = norm, quantile
-        self._seen: deque[float] = deque(maxlen=WINDOW)
+        self._norms: deque[float] = deque(maxlen=WINDOW)
 
     def clip(self, parameters: Iterable[Tensor]) -> Clipped | None:
-        """Clips in place; what it found, where norms are remembered."""
+        """Clips gradients in place. None where norms are not remembered: without a quantile."""
         if self._quantile is None:
             if self._norm is not None:
                 nn.utils.clip_grad_norm_(parameters, self._norm)
             return None
-        found = list(parameters)
-        norm = nn.utils.get_total_norm([p.grad for p in found if p.grad is not None])
+        parameters = list(parameters)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         length = float(norm)
         if not math.isfinite(length):  # nothing to cut to size: the next loss is not a number, and says so
             return Clipped(length, True)
-        self._seen.append(length)
-        limit = float(np.quantile(self._seen, self._quantile))
-        nn.utils.clip_grads_with_norm_(found, limit if self._norm is None else min(limit, self._norm), norm)
+        self._norms.append(length)
+        limit = float(np.quantile(self._norms, self._quantile))
+        nn.utils.clip_grads_with_norm_(parameters, limit if self._norm is None else min(limit, self._norm), norm)
         return Clipped(length, length > limit)
 
     def state(self) -> Tensor:
-        """For a checkpoint."""
-        return torch.tensor(self._seen, dtype=torch.float64)
+        """The norms that are remembered, float64 and oldest first, for a checkpoint."""
+        return torch.tensor(self._norms, dtype=torch.float64)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint's state; one written without has nothing to remember."""
-        self._seen.clear()
-        self._seen.extend(state.get("gradient_norms", torch.zeros(0)).tolist())
+        """Takes the norms of a checkpoint's state, which may lack them."""
+        self._norms.clear()
+        self._norms.extend(state.get("gradient_norms", torch.zeros(0)).tolist())

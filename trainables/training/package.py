@@ -29,12 +29,12 @@ class Package:
     trainable: str
     config: Mapping[str, Any]
     setting: Mapping[str, float]  # post hoc
-    facts: Mapping[str, Any]  # what the trainable's Task said it needs
+    facts: Mapping[str, Any]  # what `Task.facts` gave
     origin: Mapping[str, Any]  # sweep, trial, data fingerprint, metrics: for people
     weights: Mapping[str, Tensor]
 
     def write(self, store: Store) -> None:
-        """Into a folder or prefix."""
+        """Writes both files into a folder or prefix."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.weights.items()}
         store.write(MODEL, save_safetensors(tensors))
         content = {"format": FORMAT, "trainable": self.trainable, "config": dict(self.config)}
@@ -43,7 +43,7 @@ class Package:
 
     @classmethod
     def read(cls, store: Store) -> Package:
-        """From a folder or prefix. Raises InputError when there is none, or it is another version's."""
+        """The package in a folder or prefix. Raises InputError when there is none, or it has another format."""
         try:
             content = json.loads(store.read(PACKAGE))
             if content["format"] != FORMAT:

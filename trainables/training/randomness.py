@@ -11,10 +11,17 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch."""
+    """Seeds the generators of Python, NumPy and torch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def seed_worker(seed: int, rank: int, epoch: int, batch: int) -> None:
+    """Seeds another worker than the first at a place of a training. Workers that draw the same numbers would drop the
+    same units of different rows."""
+    if rank:
+        seed_everything(hash((seed, rank, epoch, batch)) % 2**31)
 
 
 def random_state() -> dict[str, Any]:
@@ -30,7 +37,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restores what `random_state` gave."""
+    """Restores what `random_state` gave; CUDA's only on as many GPUs."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state["numpy"]

@@ -1,7 +1,8 @@
 """The workers of one training. Whatever they must agree on goes through here; one worker alone agrees at once.
 
-A step's rows are shared out: of every batch, row r goes to worker r mod size. So `batch` means the same with any
-number of workers, and so do steps, schedules and a place in the plan: a training may go on with another number.
+The rows of a batch are shared out: row r goes to worker r mod size. So `batch` means the same with any number of
+workers, and so do moves of the weights, schedules and a place in the plan: a training may be resumed with another
+number.
 """
 
 from __future__ import annotations
@@ -26,37 +27,37 @@ class Team:
     rank, size = 0, 1
 
     def rows(self, count: int) -> list[int]:
-        """Which rows of a batch of `count` are this worker's. Where there are fewer rows than workers, who would
-        have none takes one that is another's: it trains on it with weight 0."""
+        """Indices of this worker's rows in a batch of `count`. A worker that would have none, because there are fewer
+        rows than workers, takes one of another's: it trains on it with weight 0."""
         return list(range(self.rank, count, self.size)) or [self.rank % count]
 
-    def weight(self, count: int, *, summed: bool) -> float:
-        """What this worker's loss is multiplied by, so that the mean of the workers' gradients is the gradient of the
-        whole batch: of a loss that is the sum over rows, or their mean."""
+    def loss_weight(self, count: int, *, summed: bool) -> float:
+        """The factor on this worker's loss that makes the mean of the workers' gradients the gradient of the whole
+        batch of `count` rows. `summed`: the loss is the sum over rows, else their mean."""
         if self.size == 1:
             return 1.0
         mine = len(range(self.rank, count, self.size))
         return float(bool(mine)) * self.size if summed else mine * self.size / count
 
-    def sum(self, values: Tensor) -> Callable[[], Tensor]:
-        """Starts to add up a tensor over the workers; calling what it returns waits for the result."""
+    def all_reduce(self, values: Tensor) -> Callable[[], Tensor]:
+        """Starts to add a tensor up over the workers; calling the result waits for the sum, of the same shape."""
         return lambda: values
 
-    def from_first(self, value: T) -> T:
-        """What worker 0 has."""
+    def broadcast(self, value: T) -> T:
+        """The value that worker 0 passed."""
         return value
 
-    def gathered(self, value: T) -> list[T]:
-        """What each worker has, by rank: all of it at worker 0, nothing elsewhere."""
+    def gather(self, value: T) -> list[T]:
+        """The values of all workers by rank, at worker 0; an empty list at the others."""
         return [value]
 
-    def joined(self, task: Task, *, sync_bn: bool) -> nn.Module:
-        """A task's losses, of a model that is trained together. Raises InputError when batch norm can't be
-        synchronised."""
+    def wrap(self, task: Task, *, sync_bn: bool) -> nn.Module:
+        """A task's losses as a module whose backward pass averages gradients over the workers. Raises InputError when
+        batch norm can't be synchronised."""
         return Losses(task)
 
-    def alone(self, joined: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """While open, gradients are added up without being exchanged."""
+    def no_sync(self, wrapped: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """While open, gradients are added up at each worker without being exchanged."""
         return contextlib.nullcontext()
 
 
@@ -68,7 +69,7 @@ class Losses(nn.Module):
         self.model, self._losses = task.model, task.losses
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Weighted terms."""
+        """Weighted scalar terms by name; `progress` is the share of the training that is done."""
         return self._losses(batch, progress)
 
 
@@ -78,7 +79,7 @@ class ProcessTeam(Team):
     def __init__(self, device: str) -> None:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), torch.device(device)
 
-    def sum(self, values: Tensor) -> Callable[[], Tensor]:
+    def all_reduce(self, values: Tensor) -> Callable[[], Tensor]:
         total = values.detach().clone()
         pending = dist.all_reduce(total, async_op=True)
 
@@ -88,17 +89,17 @@ class ProcessTeam(Team):
 
         return wait
 
-    def from_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gathered(self, value: T) -> list[T]:
-        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(value, found, dst=0)
-        return found or []
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
 
-    def joined(self, task: Task, *, sync_bn: bool) -> nn.Module:
+    def wrap(self, task: Task, *, sync_bn: bool) -> nn.Module:
         if sync_bn:
             if self.device.type != "cuda":
                 raise InputError("sync_bn must be false on CPUs: torch synchronises batch norm between GPUs only")
@@ -108,13 +109,13 @@ class ProcessTeam(Team):
             Losses(task), device_ids=ids, find_unused_parameters=task.parts_may_rest
         )
 
-    def alone(self, joined: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        assert isinstance(joined, nn.parallel.DistributedDataParallel)
-        return joined.no_sync()
+    def no_sync(self, wrapped: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        assert isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        return wrapped.no_sync()
 
 
 def shares(sizes: Sequence[int], team: Team) -> list[int]:
-    """Which of several stretches of work are this worker's, by size: the largest first, each to who has least."""
+    """Indices of the shards of work that are this worker's: the largest first, each to the worker with the least."""
     load = [0] * team.size
     mine = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):

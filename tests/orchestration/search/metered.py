@@ -12,7 +12,7 @@ from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, Report, Room, Verdict
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.tests.help import driver_of
-from refsweep.trainables.training.checkpoints import Name
+from refsweep.trainables.training.checkpoints import Name, packed
 
 EPOCHS = 3
 
@@ -81,7 +81,7 @@ class Sweep:
             "metrics": metrics,
             "setting": {},
         }
-        found.save(Name(a.attempt, epoch), {}, {}, {"history": [*history, entry], "final": final}, set())
+        found.write(Name(a.attempt, epoch), packed({}, {}), {"history": [*history, entry], "final": final}, set())
         return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final, **said))
 
     def stop(self, a: Assignment, epoch: int, batch: int, **said: Any) -> None:
@@ -89,7 +89,7 @@ class Sweep:
         found = self.driver.checkpoints(a.number)
         newest = found.newest()
         history = newest.history if newest is not None else []
-        found.save(Name(a.attempt, epoch - 1, batch), {}, {}, {"history": history, "final": False}, set())
+        found.write(Name(a.attempt, epoch - 1, batch), packed({}, {}), {"history": history, "final": False}, set())
         self.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True, **said))
 
     def seconds(self, *, running: bool = True) -> dict[str, float]:

@@ -29,7 +29,7 @@ from refsweep.orchestration.search.protocol import Assignment, Report, Room, Ver
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.tests.help import driver_of
-from refsweep.trainables.training.checkpoints import Name
+from refsweep.trainables.training.checkpoints import Name, packed
 
 EPOCHS, TRIALS, CPUS = 3, 4, 2
 MEMORY = Path("/dev/shm")  # noqa: S108  thousands of small writes
@@ -136,7 +136,7 @@ class World:
         }
         final = len(history) + 1 == EPOCHS
         name = Name(a.attempt, len(history) + 1)
-        checkpoints.save(name, {}, {}, {"history": [*history, entry], "final": final}, set())
+        checkpoints.write(name, packed({}, {}), {"history": [*history, entry], "final": final}, set())
         for earlier in (*self.past.get(a.number, ()), life):
             earlier.seconds = ["kept" if s in ("trained", "partial") else s for s in earlier.seconds]
         self.partial[a.number], life.done_s, life.told = 0, 0, True
@@ -200,7 +200,7 @@ class World:
         history = newest.history if newest is not None else []
         if life.done_s:
             name = Name(a.attempt, len(history), life.done_s)
-            checkpoints.save(name, {}, {}, {"history": history, "final": False}, set())
+            checkpoints.write(name, packed({}, {}), {"history": history, "final": False}, set())
             self.partial[a.number] = life.done_s
         life.seconds = ["partial" if s == "trained" else s for s in life.seconds]
 

@@ -13,7 +13,7 @@ from refsweep.orchestration.ledger.status import budget_status
 from refsweep.orchestration.ledger.usage import attempts_of
 from refsweep.orchestration.search.protocol import Report, Verdict
 from refsweep.tests.orchestration.search.metered import Sweep
-from refsweep.trainables.training.checkpoints import Name
+from refsweep.trainables.training.checkpoints import Name, packed
 
 
 def test_three_trials_that_lost_nothing_have_started_and_trained(tmp_path: Path):
@@ -113,7 +113,7 @@ def test_a_stop_that_the_driver_did_not_live_to_hear_of_has_lost_nothing_either(
     sweep.driver.budget.heartbeat()
     dead = sweep.driver
     sweep.killed_and_resumed(0)
-    dead.checkpoints(0).save(Name(a.attempt, 0, 5), {}, {}, {"history": [], "final": False}, set())
+    dead.checkpoints(0).write(Name(a.attempt, 0, 5), packed({}, {}), {"history": [], "final": False}, set())
     again = sweep.start()
     sweep.now_s += 40
     sweep.epoch(again, 1, 100.0, training_began_s=sweep.now_s - 40)

@@ -229,15 +229,15 @@ def run(
 
 
 def leaves(training: Training) -> list[Any]:
-    state = {name: value for name, value in training._state().items() if name != "seconds"}
+    state = {name: value for name, value in training.state().items() if name != "seconds"}
     return torch.utils._pytree.tree_leaves([training.task.model.state_dict(), state])
 
 
 def test_stopped_after_any_batch_and_resumed_equals_uninterrupted(people: Path, tmp_path: Path):
     c = config(evaluate_every=2, clip_quantile=0.5, fusion_dropout=0.3)
     whole = run(c, people, None)
-    assert whole._steps_an_epoch() == 2
-    assert len(whole._clipping.state()) == 4
+    assert whole.batches_per_epoch == 2
+    assert len(whole.step.clipping.state()) == 4
     assert set(whole.history[0].metrics) >= {
         "train_identity", "train_sdm", "train_norm", "train_feature_norm", "train_gradient_norm", "train_spikes",
         "train_identities", "train_fewest_rows", "train_paired",

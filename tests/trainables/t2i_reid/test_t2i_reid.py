@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_stopped_after_any_batch_and_resumed_equals_uninterrupted(changed: Any, people: Path, tmp_path: Path):
     settings = config(**changed)
     whole = train(settings, None, people)
-    batches = settings.epochs * whole._steps_an_epoch()
+    batches = settings.epochs * whole.batches_per_epoch
     assert batches >= 6
     for stopped in range(1, batches + 1, 1 if "ema" in changed else 3):
         folder = tmp_path / str(stopped)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from refsweep.datasets.storage.store import Store
+from refsweep.tests.trainables.training.line import after
 from refsweep.trainables import coercion, discovery
 from refsweep.trainables.training.checkpoints import Checkpoints
 from refsweep.trainables.training.loop import Stopped, Training
@@ -21,7 +22,7 @@ from refsweep.trainables.training.team import ProcessTeam, Team
 
 
 def trained(job: dict[str, Any], team: Team) -> dict[str, Any]:
-    """Trains a Config to its end, or until the first worker has been asked `stop_after` times."""
+    """Trains a Config to its end, or stops it after `stop_after` batches."""
     module = discovery.load(job["trainable"])
     config = coercion.make_config(module, coercion.plain(job["config"]))
     store = Store(job["data"]) if job.get("data") else None
@@ -35,38 +36,29 @@ def trained(job: dict[str, Any], team: Team) -> dict[str, Any]:
         team=team,
     )
     training.resume()
-    left = [job.get("stop_after")]
-
-    def stop() -> bool:
-        if left[0] is None:
-            return False
-        left[0] -= 1
-        return bool(left[0] == 0)
-
-    found: dict[str, Any] = {"ended": "done"}
+    outcome: dict[str, Any] = {"ended": "done"}
     try:
-        for _ in training.run(stop):
-            pass
+        list(training.run(after(job.get("stop_after"))))
     except Stopped:
-        found["ended"] = "stopped"
+        outcome["ended"] = "stopped"
     except Exception as error:  # noqa: BLE001  compared by the test
-        found["ended"] = type(error).__name__
-    found["history"] = [r.as_json() for r in training.history]
-    found["model"] = {k: v.flatten().tolist() for k, v in training.task.model.state_dict().items()}
-    found["draw"] = torch.rand(3).tolist()
-    return found
+        outcome["ended"] = type(error).__name__
+    outcome["history"] = [r.as_json() for r in training.history]
+    outcome["model"] = {k: v.flatten().tolist() for k, v in training.task.model.state_dict().items()}
+    outcome["draw"] = torch.rand(3).tolist()
+    return outcome
 
 
 def main() -> None:
-    """Joins the others, does the job, writes what it found."""
+    """Joins the others, does the job, writes the outcome."""
     rank, size, port, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("gloo")
     for job in json.loads(path.read_text()):
-        found = trained(job, ProcessTeam("cpu"))
+        outcome = trained(job, ProcessTeam("cpu"))
         Path(job["out"]).mkdir(exist_ok=True)
-        (Path(job["out"]) / f"{rank}.json").write_text(json.dumps(found))
+        (Path(job["out"]) / f"{rank}.json").write_text(json.dumps(outcome))
         dist.barrier()
     dist.destroy_process_group()
 
