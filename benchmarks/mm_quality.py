@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from ..datasets.made.people import PeopleRecipe, make_orbench
+from ..datasets.made.orbench import Recipe, make
 from ..datasets.storage.store import Store
 from ..orchestration.evaluate import evaluate
 from ..trainables.mm_reid import task as mm_reid
@@ -22,7 +22,7 @@ from ..trainables.training.package import Package
 from .common import publish
 
 SEEDS = (0, 1, 2)
-RECIPE = PeopleRecipe(identities=600)  # 120 of them for testing
+RECIPE = Recipe(identities=600)  # 120 of them for testing
 CONFIG = {
     "tower": "ViT-tiny-77",
     "weights": None,
@@ -55,7 +55,7 @@ def main() -> None:
     """Three seeds on one data set."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        make_orbench(Store(folder), RECIPE)
+        make(Store(folder), RECIPE)
         for seed in SEEDS:
             rows.append(_run(folder, seed))
             print(rows[-1], file=sys.stderr)

@@ -21,7 +21,8 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 import yaml
 from numpy.typing import NDArray
 
-from ..datasets.made.people import PeopleRecipe, factors, make_cuhk_pedes
+from ..datasets.made.cuhk_pedes import Recipe, make
+from ..datasets.made.people.write import factors
 from ..datasets.storage.store import Store
 from ..datasets.stream import Arrays, cut
 from ..trainables import coercion
@@ -30,7 +31,7 @@ from ..trainables.training.loop import Training
 from .common import publish
 
 SEEDS = (0, 1, 2)
-# Beside what examples/t2i_reid.yaml fixes; chosen on other people (PeopleRecipe(seed=1)) than those measured here.
+# Beside what examples/t2i_reid.yaml fixes; chosen on other people (Recipe(seed=1)) than those measured here.
 TRAINING: dict[str, Any] = {
     "epochs": 50,
     "schedule_unit": "training",
@@ -54,7 +55,7 @@ def main() -> None:
     of_variant: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
-        make_cuhk_pedes(store, PeopleRecipe())
+        make(store, Recipe())
         for name, changed in VARIANTS.items():
             for seed in SEEDS:
                 of_variant[name].append(measure(store, {**fixed, **changed, "seed": seed}))

@@ -1,4 +1,4 @@
-"""What data this was, exactly: one hash over a data set's files."""
+"""The fingerprint of a data set: one hash over its files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def fingerprint(store: Store) -> str:
     if not files:
         raise InputError(f"no data at {store.uri}")
 
-    def mark(entry: tuple[str, int]) -> str:
+    def line_of(entry: tuple[str, int]) -> str:
         path, size = entry
         if path.lower().endswith(_BY_NAME_AND_SIZE):
             return f"{path} {size}"
         return f"{path} {hashlib.sha256(store.read(path)).hexdigest()}"
 
     with ThreadPoolExecutor(16) as pool:
-        lines = list(pool.map(mark, files))
+        lines = list(pool.map(line_of, files))
     return f"sha256:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What is wrong with something a person gave us: said once, with its place, in plain words."""
+"""Errors about what a user gave us: each problem with its place and the rule, all of them at once."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class DataError(InputError):
 
 @dataclass(slots=True)
 class Findings:
-    """What a check of a data set found."""
+    """The result of a check: what is wrong with a data set, and counts of what is in it."""
 
     problems: list[Problem] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
 
 def as_problems(error: InputError, where: str) -> list[Problem]:
-    """What an error says, as problems; `where` is the place of one that names none."""
+    """The problems of an error; `where` is the place of one that names none."""
     return list(error.problems) if isinstance(error, DataError) else [Problem(where, str(error))]

@@ -1,4 +1,4 @@
-"""A plan in, batches out: the same rows in the same order as the same arrays, whoever reads them.
+"""A plan in, batches out: the same rows in the same order as the same arrays, whichever executor reads them.
 
 A plan is a sequence of `Part`s, each the rows of one batch. Two executors run the task's `read` on them:
 a pool of threads in this process, and Ray Data on a cluster. Either runs once for all epochs, so that no
@@ -65,16 +65,16 @@ def stream(
 
 def _through_threads(parts: Iterable[Part], read: Read, store: Store, workers: int) -> Iterator[tuple[Part, Arrays]]:
     ahead = 2 * workers
-    coming = iter(parts)
+    waiting = iter(parts)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="stream")
     pending: deque[tuple[Part, Future[Arrays]]] = deque()
     try:
-        for part in islice(coming, ahead):
+        for part in islice(waiting, ahead):
             pending.append((part.place, pool.submit(read, part.rows, store)))
         while pending:
             place, future = pending.popleft()
             arrays = future.result()
-            for part in islice(coming, 1):
+            for part in islice(waiting, 1):
                 pending.append((part.place, pool.submit(read, part.rows, store)))
             yield place, arrays
     finally:
@@ -102,7 +102,7 @@ def _through_ray(parts: list[Part], read: Read, store: Store, workers: int) -> I
     )
     batches = data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2)
     for part, batch in zip(parts, batches, strict=True):
-        yield part.place, _unpack(batch)
+        yield part.place, _to_arrays(batch)
 
 
 _PARTS_PER_TASK = 4
@@ -123,25 +123,25 @@ class _ReadParts:
     store: Store
 
     def __call__(self, block: Any) -> pa.Table:
-        found = []
+        batches = []
         for raw in block["rows"]:
             with pa.ipc.open_stream(raw) as reader:
-                found.append(self.read(reader.read_all(), self.store))
-        return _pack(found)
+                batches.append(self.read(reader.read_all(), self.store))
+        return _to_table(batches)
 
 
-def _pack(found: list[Arrays]) -> pa.Table:
+def _to_table(batches: list[Arrays]) -> pa.Table:
     """One row a batch: for each array its bytes, and its shape and type."""
     columns: dict[str, Any] = {}
-    for name in found[0]:
-        arrays = [np.ascontiguousarray(a[name]) for a in found]
+    for name in batches[0]:
+        arrays = [np.ascontiguousarray(a[name]) for a in batches]
         columns[name] = pa.array([a.tobytes() for a in arrays], pa.large_binary())
         columns[f"{name}:shape"] = pa.array([list(a.shape) for a in arrays], pa.list_(pa.int64()))
         columns[f"{name}:type"] = pa.array([a.dtype.str for a in arrays])
     return pa.table(columns)
 
 
-def _unpack(batch: pa.Table) -> Arrays:
+def _to_arrays(batch: pa.Table) -> Arrays:
     arrays: Arrays = {}
     for name in batch.column_names:
         if f"{name}:shape" in batch.column_names:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..datasets.frames.cache import open_frames
 from ..datasets.problems import InputError
 from ..datasets.storage.store import Store
 from ..trainables import discovery
@@ -109,11 +110,11 @@ def query(
 
 def _encoded(answers: GalleryAnswers, gallery: Gallery) -> dict[str, NDArray[Any]]:
     """In parts: a gallery's files need not fit into memory."""
-    parts = []
+    pictures, parts = open_frames(gallery.store), []
     for start in range(0, len(gallery.paths), BATCH):
         paths = gallery.paths[start : start + BATCH]
         try:
-            parts.append(answers.gallery([gallery.store.read(path) for path in paths]))
+            parts.append(answers.gallery([pictures.read(path)[0] for path in paths]))
         except InputError as error:
             raise InputError(f"{gallery.store.uri}, one of {paths[0]} .. {paths[-1]}: {error}") from None
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
@@ -128,11 +129,12 @@ def draw(gallery: Gallery, asked: Query, best: NDArray[np.int64], score_G: NDArr
     tiles = [_tile(_open(content), name, UNKNOWN) for name, content in asked.images.items()]
     if asked.text:
         tiles.insert(0, _words(asked.text))
+    pictures = open_frames(gallery.store)
     for rank, g in enumerate(best, 1):
         known = gallery.identities[g]
         colour = UNKNOWN if known is None or asked.identity is None else RIGHT if known == asked.identity else WRONG
         said = f"{rank}: {score_G[g]:.3f}" + ("" if known is None else f"  id {known}")
-        tiles.append(_tile(_open(gallery.store.read(gallery.paths[g])), said, colour))
+        tiles.append(_tile(_open(pictures.read(gallery.paths[g])[0]), said, colour))
     width = sum(tile.width + MARGIN_PX for tile in tiles) + MARGIN_PX
     page = Image.new("RGB", (width, max(tile.height for tile in tiles) + 2 * MARGIN_PX), PAGE)
     left = MARGIN_PX

@@ -113,7 +113,7 @@ def test_files_and_functions_stay_small():
 
 def test_the_import_reader_sees_relative_and_absolute_imports(tmp_path: Path):
     names = {name for _, name in imports(ROOT / "datasets" / "made" / "refer_kitti.py")}
-    assert "refsweep.datasets.layouts.kitti" in names
+    assert "refsweep.datasets.layouts.shared.kitti" in names
     assert "refsweep.datasets.storage.store.Store" in names
     assert "numpy" in names
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,31 +18,38 @@ from PIL import Image
 from ..problems import DataError, Problem
 from ..storage.lru import Lru
 from ..storage.store import Store
-from .packed import FACTS, UNFINISHED, PackedFrames, Size
+from .packed import INFO_FILE, UNFINISHED_FILE, PackedFrames, Size
 
 Frame = NDArray[np.uint8]  # H x W x 3, RGB
 Numbers = Sequence[float] | NDArray[np.float64]
 
 
 class Source(Protocol):
-    """Where the frames of a data set are."""
+    """The frames of a data set, in single files or packed."""
 
     def names(self, folder: str) -> list[str]:
-        """Names of the frames of a folder, sorted."""
+        """Names of the frames, and of folders, directly below a folder, sorted."""
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Path below `folder` of every frame in it, sorted."""
 
     def read(self, path: str) -> tuple[bytes, Size | None]:
         """An image file and the size that labels are written for; None: the image's own. Raises FileNotFoundError."""
 
 
 class LooseFrames:
-    """Frames in single files."""
+    """Frames in single files: every file is taken for one."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def names(self, folder: str) -> list[str]:
-        """Names of the frames of a folder, sorted."""
+        """Names of files and folders directly below a folder, sorted."""
         return self.store.names(folder)
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Path below `folder` of every file in it, sorted."""
+        return (path for path, _ in self.store.walk(folder))
 
     def read(self, path: str) -> tuple[bytes, None]:
         """An image file. Raises FileNotFoundError."""
@@ -52,9 +59,9 @@ class LooseFrames:
 def open_frames(store: Store) -> Source:
     """The frames of a data set, packed or not. Raises DataError when packing it was not finished."""
     there = store.names()
-    if FACTS in there:
+    if INFO_FILE in there:
         return PackedFrames(store)
-    if UNFINISHED in there:
+    if UNFINISHED_FILE in there:
         raise DataError([Problem(store.uri, "packing was not finished: the same `data pack` goes on with it")])
     return LooseFrames(store)
 
@@ -82,7 +89,7 @@ class FrameCache:
         return FrameCache, (self.mib,)
 
     def source(self, store: Store) -> Source:
-        """Where a data set's frames come from."""
+        """The source of a data set's frames, opened once. Raises DataError when packing it was not finished."""
         with self._lock:
             if store.uri not in self._sources:
                 self._sources[store.uri] = open_frames(store)

@@ -1,8 +1,8 @@
 """Packs a data set for object storage: frames shrunk and joined in large files, everything else copied.
 
 Frames stream through: what is in memory is one shard and the frames that threads are at. An interrupted pack
-is gone on with after its last whole shard, and gives the files that an undisturbed one gives; until
-`packed.json` is written, last of all, the result is refused as unfinished.
+continues after its last whole shard, and gives the files that an undisturbed one gives; until `packed.json` is
+written, last of all, the result is refused as unfinished. Which files are frames or pictures, the layout says.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import io
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from .. import discovery
+from ..contract import Tell
 from ..fingerprint import fingerprint
-from ..layouts.refer_kitti import FRAMES, ReferKitti
 from ..problems import DataError, InputError, Problem
 from ..storage.store import Store
-from .packed import FACTS, INDEX, UNFINISHED, Facts, Ranges, shard_path
+from .packed import INDEX_FILE, INFO_FILE, UNFINISHED_FILE, PackInfo, Ranges, shard_path
 
 _INDEX_ROWS = 4096  # of a row group: what the look-up of one frame reads
 _SHARD = pa.schema(
@@ -51,7 +52,7 @@ class Packing:
 
 
 class Packed(NamedTuple):
-    """A frame ready to be stored."""
+    """A frame as it is stored."""
 
     path: str
     width: int  # as labelled
@@ -61,65 +62,75 @@ class Packed(NamedTuple):
 
 
 def pack(
-    source: Store, out: Store, packing: Packing, tell: Callable[[str], None] = lambda _: None, threads: int = 8
-) -> dict[str, Any]:
-    """Packs a Refer-KITTI data set into an empty `out`; what was done. Raises InputError, DataError.
+    source: Store, out: Store, packing: Packing, tell: Tell = lambda _: None, threads: int = 8
+) -> dict[str, float]:
+    """Packs a data set of any layout that has frames or pictures into an empty `out`; continues an interrupted pack.
 
-    Called again after an interruption, it goes on.
+    Returns `frames`, `shards`, `mb` of images, `went_on_after` (frames that an interrupted pack had stored) and
+    seconds `s`. Raises InputError for places that can't be used and for data without frames, DataError for data that
+    can't be read.
     """
     _check_places(source, out)
-    mark = fingerprint(source)
-    unfinished = json.dumps({**asdict(packing), "source": mark}, indent=1).encode()
-    went_on = _begin(out, unfinished)
+    layout = discovery.recognise(source)
     files = [path for path, _ in source.walk() if not any(part.startswith(".") for part in path.split("/"))]
-    frames = [path for path in files if path.startswith(f"{FRAMES}/")]
+    frames = discovery.layout(layout).frame_files(source, files)
+    if not frames:
+        raise InputError(f"{source.uri} can't be packed: this {layout} data holds no frames or pictures as image files")
+    others = sorted(set(files) - set(frames))
+    if any(path.startswith("frames/") and path.endswith(".parquet") for path in others):
+        raise InputError(f"{source.uri} can't be packed: it has files frames/*.parquet, which are a pack's own names")
+    data_fingerprint = fingerprint(source)
+    unfinished = json.dumps({**asdict(packing), "source": data_fingerprint}, indent=1).encode()
+    continues = _begin(out, unfinished)
     began, index = time.perf_counter(), _Index()
-    done = _whole_shards(out, index) if went_on else 0
+    done = _whole_shards(out, index) if continues else 0
     with ThreadPoolExecutor(threads) as pool:
-        coming = _prepared(pool, source, iter(frames[done:]), packing.frame_px, 2 * threads)
-        for shard in _shards(coming, packing):
+        prepared = _prepared(pool, source, iter(frames[done:]), packing.frame_px, 2 * threads)
+        for shard in _shards(prepared, packing):
             number = len(index.shards)
             out.write(shard_path(number), shard)
             index.add(pq.ParquetFile(io.BytesIO(shard)), len(shard))
             rate = (index.frames - done) / (time.perf_counter() - began)
             tell(f"{shard_path(number)}: {index.frames} of {len(frames)} frames, {rate:.0f} frames/s")
-        _copy(pool, source, out, sorted(set(files) - set(frames)), threads)
+        _copy(pool, source, out, others, threads)
     content = index.close()
-    out.write(INDEX, content)
-    facts = Facts(
-        layout="refer-kitti",
+    out.write(INDEX_FILE, content)
+    info = PackInfo(
+        layout=layout,
         frame_px=packing.frame_px,
         frames=index.frames,
-        source=mark,
+        source=data_fingerprint,
         content=f"sha256:{index.hash.hexdigest()}",
         shards=index.shards,
         index=len(content),
     )
-    out.write(FACTS, facts.to_json())
-    out.delete(UNFINISHED)
-    found = {"frames": index.frames, "shards": len(index.shards), "mb": sum(index.shards) / 1e6}
-    return {**found, "went_on_after": done, "s": time.perf_counter() - began}
+    out.write(INFO_FILE, info.to_json())
+    out.delete(UNFINISHED_FILE)
+    return {
+        "frames": index.frames,
+        "shards": len(index.shards),
+        "mb": sum(index.shards) / 1e6,
+        "went_on_after": done,
+        "s": time.perf_counter() - began,
+    }
 
 
 def _check_places(source: Store, out: Store) -> None:
     if f"{out.uri}/".startswith(f"{source.uri}/") or f"{source.uri}/".startswith(f"{out.uri}/"):
         raise InputError(f"OUT must lie outside the data set, got {out.uri} for {source.uri}")
-    if source.exists(FACTS):
+    if source.exists(INFO_FILE):
         raise InputError(f"{source.uri} is packed already: pack the data set that it was made from")
-    data = ReferKitti(source)
-    if not any(data.frame_names(video) for videos in data.splits.values() for video in videos):
-        raise DataError([Problem(f"{source.uri}/{FRAMES}", "no frames of any video that splits name")])
 
 
 def _begin(out: Store, unfinished: bytes) -> bool:
     """Claims an empty place; True when it holds the beginning of this same pack."""
-    there = out.names()
-    if not there:
-        out.write(UNFINISHED, unfinished)
+    names = out.names()
+    if not names:
+        out.write(UNFINISHED_FILE, unfinished)
         return False
-    if UNFINISHED not in there or FACTS in there:
-        raise InputError(f"OUT must be empty, got {out.uri} with {', '.join(there[:5])}")
-    if out.read(UNFINISHED) != unfinished:
+    if UNFINISHED_FILE not in names or INFO_FILE in names:
+        raise InputError(f"OUT must be empty, got {out.uri} with {', '.join(names[:5])}")
+    if out.read(UNFINISHED_FILE) != unfinished:
         what = "was begun from other data or with other options"
         raise InputError(f"{out.uri} holds an unfinished pack that {what}: delete it, or pack as before")
     return True

@@ -1,6 +1,6 @@
 """A packed data set: its frames in a few large files, all else as it was.
 
-    packed.json              what this is, see `Facts`; written last: without it nothing here counts
+    packed.json              what this is, see `PackInfo`; written last: without it nothing here counts
     frames/index.parquet     path, shard, group, row, width, height of each frame, sorted by path
     frames/00000.parquet     path, width, height, sha256, image: about 128 MB in row groups of a few MB
     ...                      every other file of the data set, unchanged
@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,20 +27,21 @@ from ..storage.lru import Lru
 from ..storage.store import Store
 
 FORMAT = 1
-FACTS, UNFINISHED, INDEX = "packed.json", ".packing.json", "frames/index.parquet"
+_AFTER_SLASH = chr(ord("/") + 1)  # sorts after all that follows a slash
+INFO_FILE, UNFINISHED_FILE, INDEX_FILE = "packed.json", ".packing.json", "frames/index.parquet"
 GROUPS_MIB, INDEX_MIB = 64, 64
 T = TypeVar("T")
 Size = tuple[int, int]  # width and height in pixels
 
 
 def shard_path(number: int) -> str:
-    """Where a shard lies."""
+    """Path of a shard below the data set's root."""
     return f"frames/{number:05d}.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What packed.json says."""
+class PackInfo:
+    """What packed.json holds."""
 
     layout: str
     frame_px: int | None  # longest side that a frame was shrunk to; None: files are as they were, byte for byte
@@ -55,20 +56,20 @@ class Facts:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1).encode()
 
     @classmethod
-    def read(cls, store: Store) -> Facts:
+    def read(cls, store: Store) -> PackInfo:
         """Raises DataError when packed.json is none that this version understands."""
         try:
-            found = json.loads(store.read(FACTS))
-            if found.pop("format") != FORMAT:
+            content = json.loads(store.read(INFO_FILE))
+            if content.pop("format") != FORMAT:
                 raise ValueError("another format")
-            return cls(**found)
+            return cls(**content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             what = f"must be written by `data pack`, format {FORMAT}: {error}"
-            raise DataError([Problem(f"{store.uri}/{FACTS}", what)]) from None
+            raise DataError([Problem(f"{store.uri}/{INFO_FILE}", what)]) from None
 
 
 class Place(NamedTuple):
-    """Where a frame is."""
+    """Where a frame lies in the shards."""
 
     path: str
     shard: int
@@ -78,27 +79,46 @@ class Place(NamedTuple):
 
 
 class PackedFrames:
-    """Frames of a packed data set. Threads may share it; it keeps some row groups, and reads nothing twice at once."""
+    """The frames of a packed data set. Threads may share it.
+
+    Keeps the row groups that were read last, `groups_mib` of them, and reads none twice at the same time. Raises
+    DataError where the pack is incomplete or damaged.
+    """
 
     def __init__(self, store: Store, groups_mib: int = GROUPS_MIB) -> None:
         self.store = store
-        self.facts = Facts.read(store)
-        self._index = self._whole(INDEX, lambda: _parquet(store, INDEX, self.facts.index))
+        self.info = PackInfo.read(store)
+        self._index = self._whole(INDEX_FILE, lambda: _parquet(store, INDEX_FILE, self.info.index))
         self._starts = _first_paths(self._index.metadata)
         self._places: Lru[list[Place]] = Lru(INDEX_MIB << 20, lambda places: 300 * len(places))
         self._footers: Lru[pq.FileMetaData] = Lru(16 << 20, lambda footer: int(footer.serialized_size))
         self._groups: Lru[pa.ChunkedArray] = Lru(groups_mib << 20, lambda images: int(images.nbytes))
 
     def names(self, folder: str) -> list[str]:
-        """Names of the frames directly below a folder, sorted."""
-        start, found = f"{folder}/", list[str]()
+        """Names of the frames, and of the folders that hold some, directly below a folder, sorted."""
+        start, names = f"{folder}/" if folder else "", list[str]()
+        paths = self._paths_from(start)
+        while (path := next(paths, None)) is not None and path.startswith(start):
+            name, slash, _ = path[len(start) :].partition("/")
+            names.append(name)
+            if slash:
+                paths = self._paths_from(f"{start}{name}{_AFTER_SLASH}")  # skips what else lies in this folder
+        return sorted(names)
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Path below `folder` of every frame in it, sorted."""
+        start = f"{folder}/" if folder else ""
+        for path in self._paths_from(start):
+            if not path.startswith(start):
+                return
+            yield path[len(start) :]
+
+    def _paths_from(self, start: str) -> Iterator[str]:
+        """Paths that do not sort before `start`, sorted."""
         for number in range(max(0, bisect_right(self._starts, start) - 1), len(self._starts)):
             places = self._places_of(number)
-            for place in places[bisect_left(places, (start,)) :]:
-                if not place.path.startswith(start):
-                    return found
-                found.append(place.path[len(start) :])
-        return [name for name in found if "/" not in name]
+            for row in range(bisect_left(places, (start,)), len(places)):
+                yield places[row].path
 
     def read(self, path: str) -> tuple[bytes, Size]:
         """A frame's image file, and the size in pixels that labels are written for. Raises FileNotFoundError."""
@@ -107,7 +127,7 @@ class PackedFrames:
         return images[place.row].as_py(), place.size
 
     def place(self, path: str) -> Place:
-        """Where a frame is. Raises FileNotFoundError."""
+        """The place of a frame in the shards. Raises FileNotFoundError."""
         number = bisect_right(self._starts, path) - 1
         places = self._places_of(number) if number >= 0 else []
         at = bisect_left(places, (path,))
@@ -119,13 +139,13 @@ class PackedFrames:
         return self._places.get(number, lambda: self._read_places(number))
 
     def _read_places(self, number: int) -> list[Place]:
-        file = _parquet(self.store, INDEX, self.facts.index, self._index.metadata)
-        rows = self._whole(INDEX, lambda: file.read_row_group(number, use_threads=False)).to_pydict()
+        file = _parquet(self.store, INDEX_FILE, self.info.index, self._index.metadata)
+        rows = self._whole(INDEX_FILE, lambda: file.read_row_group(number, use_threads=False)).to_pydict()
         sizes = zip(rows["width"], rows["height"], strict=True)
         return [Place(*row) for row in zip(rows["path"], rows["shard"], rows["group"], rows["row"], sizes, strict=True)]
 
     def _read_group(self, shard: int, group: int) -> pa.ChunkedArray:
-        path, size = shard_path(shard), self.facts.shards[shard]
+        path, size = shard_path(shard), self.info.shards[shard]
 
         def read() -> pa.ChunkedArray:
             footer = self._footers.get(shard, lambda: _parquet(self.store, path, size).metadata)
@@ -150,11 +170,11 @@ class Ranges(io.RawIOBase):
         self._store, self._path, self._size, self._at = store, path, size, 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def tell(self) -> int:

@@ -1,4 +1,5 @@
-"""Text-to-image person re-identification: CUHK-PEDES (arXiv 1702.05729), ICFG-PEDES, RSTPReid.
+"""Reads text-to-image person re-identification data: CUHK-PEDES (arXiv 1702.05729), ICFG-PEDES (arXiv 2107.12666),
+RSTPReid (arXiv 2109.05534).
 
     reid_raw.json, caption_all.json     CUHK-PEDES: [{"split", "captions", "file_path", "id"}]
     ICFG-PEDES.json                     ICFG-PEDES: the same; no validation split
@@ -18,24 +19,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
+from ..frames.cache import Source, open_frames
+from ..frames.check import image_problems
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
-from .annotations import read_json, short
-from .captions import split_caption
-from .held_out import halves, take
-from .person_images import image_problems
+from .shared.annotations import read_json, short
+from .shared.captions import split_caption
+from .shared.held_out import halves, take
 
-__all__ = ["ANNOTATIONS", "SPLITS", "PersonText", "check", "split_caption"]
+__all__ = ["ANNOTATIONS", "EVIDENCE", "SPLITS", "PersonText", "check", "frame_files", "holds", "split_caption"]
 
 SPLITS = ("train", "calibration", "validation", "test")
 ANNOTATIONS = ("reid_raw.json", "caption_all.json", "ICFG-PEDES.json", "ICFG_PEDES.json", "data_captions.json")
+EVIDENCE = f"one of the files {', '.join(ANNOTATIONS)}"
 IMAGES = "imgs"
 _OFFICIAL = ("train", "val", "test")
 _CUHK_LAST_ID = {"train": 11003, "val": 12003, "test": 13003}
@@ -47,12 +50,23 @@ _CAPTIONS_SCHEMA = pa.schema(
 )
 
 
+def holds(store: Store) -> bool:
+    """Whether data of one of these data sets is here."""
+    return find_annotations(store) is not None
+
+
+def frame_files(store: Store, files: Sequence[str]) -> list[str]:
+    """The pictures among `files` that the annotations name. Raises DataError where these can't be used."""
+    pictures = set(PersonText(store).paths)
+    return [path for path in files if path in pictures]
+
+
 def find_annotations(store: Store) -> str | None:
     """Path of the annotation file; None where there is none."""
     for folder in ("", "annotations"):
-        there = set(store.names(folder))
+        names = set(store.names(folder))
         for name in ANNOTATIONS:
-            if name in there:
+            if name in names:
                 return f"{folder}/{name}" if folder else name
     return None
 
@@ -71,21 +85,21 @@ class PersonText:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        found = find_annotations(store)
-        if found is None:
+        annotations = find_annotations(store)
+        if annotations is None:
             raise DataError([Problem(store.uri, f"no annotation file here: one of {', '.join(ANNOTATIONS)}")])
-        self.annotations = found
+        self.annotations = annotations
         self._skipped: Counter[str] = Counter(empty_captions=0, repeated_captions=0, repeated_images=0)
         self._skipped["images_without_caption"] = 0
-        parsed, problems = _parse(read_json(store, found), found, self._skipped)
-        problems += _in_two_splits(parsed, found)
+        parsed, problems = _parse(read_json(store, annotations), annotations, self._skipped)
+        problems += _in_two_splits(parsed, annotations)
         self._images: dict[str, list[_Image]] = {split: [] for split in SPLITS}
         if not problems:
             where = _divided(parsed)
             for image in parsed:
                 self._images[where[image.identity]].append(image)
                 self._skipped["images_without_caption"] += not image.captions
-            problems += _empty_splits(self._images, found)
+            problems += _empty_splits(self._images, annotations)
         if problems:
             raise DataError(problems)
         self._captions: dict[str, pa.Table] = {}
@@ -121,12 +135,17 @@ class PersonText:
         return self._images[split]
 
     @cached_property
+    def pictures(self) -> Source:
+        """The pictures' files, single or packed. Raises DataError where packing was not finished."""
+        return open_frames(self.store)
+
+    @cached_property
     def paths(self) -> list[str]:
         """Every picture's path."""
         return [image.path for split in SPLITS for image in self._images[split]]
 
 
-def check(store: Store, decode: bool = True) -> Findings:
+def check(store: Store, *, decode: bool = True) -> Findings:
     """Annotations, files, and with `decode` every picture. Raises nothing about the data."""
     try:
         data = PersonText(store)
@@ -135,7 +154,7 @@ def check(store: Store, decode: bool = True) -> Findings:
         return Findings(as_problems(error, store.uri))
     if decode:
         missing = {problem.where for problem in problems}
-        problems += image_problems(store, [path for path in data.paths if path not in missing])
+        problems += image_problems(data.pictures, [path for path in data.paths if path not in missing])
     counts = {"images": len(data.paths), "identities": 0, "captions": 0}
     for split in SPLITS:
         counts["identities"] += len(data.images(split)["identity"].unique())
@@ -144,8 +163,8 @@ def check(store: Store, decode: bool = True) -> Findings:
 
 
 def _missing_files(data: PersonText) -> list[Problem]:
-    there = {f"{IMAGES}/{path}" for path, _ in data.store.walk(IMAGES)}
-    return [Problem(path, f"image is missing: {data.annotations} names it") for path in data.paths if path not in there]
+    files = {f"{IMAGES}/{path}" for path in data.pictures.walk(IMAGES)}
+    return [Problem(path, f"image is missing: {data.annotations} names it") for path in data.paths if path not in files]
 
 
 def _parse(content: Any, where: str, skipped: Counter[str]) -> tuple[list[_Image], list[Problem]]:
@@ -178,11 +197,11 @@ def _parse(content: Any, where: str, skipped: Counter[str]) -> tuple[list[_Image
 
 
 def _clean(image: _Image, skipped: Counter[str]) -> None:
-    said = [" ".join(caption.split()) for caption in image.captions]
-    once = dict.fromkeys(caption for caption in said if caption)
-    skipped["empty_captions"] += said.count("")
-    skipped["repeated_captions"] += len(said) - said.count("") - len(once)
-    image.captions = list(once)
+    captions = [" ".join(caption.split()) for caption in image.captions]
+    distinct = dict.fromkeys(caption for caption in captions if caption)
+    skipped["empty_captions"] += captions.count("")
+    skipped["repeated_captions"] += len(captions) - captions.count("") - len(distinct)
+    image.captions = list(distinct)
 
 
 def _parse_item(item: Any, at: str, where: str) -> tuple[_Image | None, list[str]]:
@@ -203,17 +222,17 @@ def _parse_item(item: Any, at: str, where: str) -> tuple[_Image | None, list[str
     split = item.get("split", _published_split(identity, where))
     if split not in _OFFICIAL:
         wrong.append(f"split must be one of {', '.join(_OFFICIAL)}, got {short(item.get('split'))}")
-    said = item.get("captions")
-    captions: list[str] = [said] if isinstance(said, str) else said if isinstance(said, list) else []
-    if not isinstance(said, list | str) or not all(isinstance(c, str) for c in captions):
-        wrong.append(f"captions must be a list of texts, got {short(said)}")
+    given = item.get("captions")
+    captions: list[str] = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+    if not isinstance(given, list | str) or not all(isinstance(c, str) for c in captions):
+        wrong.append(f"captions must be a list of texts, got {short(given)}")
     camera = item.get("camera")
     if camera is not None and _whole(camera) is None:
         wrong.append(f"camera must be a whole number >= 0, got {short(camera)}")
     if wrong:
         return None, wrong
-    seen_by = _whole(camera) if camera is not None else _camera(str(path), where)
-    return _Image(str(path), int(identity or 0), -1 if seen_by is None else seen_by, str(split), list(captions)), []
+    known = _whole(camera) if camera is not None else _camera_of(str(path), where)
+    return _Image(str(path), int(identity or 0), -1 if known is None else known, str(split), list(captions)), []
 
 
 def _whole(value: Any) -> int | None:
@@ -229,12 +248,12 @@ def _published_split(identity: int | None, where: str) -> str | None:
     return next((split for split, last in _CUHK_LAST_ID.items() if 1 <= identity <= last), None)
 
 
-def _camera(path: str, where: str) -> int | None:
+def _camera_of(path: str, where: str) -> int | None:
     name = path.rpartition("/")[2]
-    found = re.search(r"_c(\d{1,3})(?!\d)", name)
-    if found is None and where.endswith(ANNOTATIONS[2:4]):
-        found = re.match(r"\d{4}_\d{3}_(\d{2})_", name)
-    return int(found[1]) if found else None
+    camera = re.search(r"_c(\d{1,3})(?!\d)", name)
+    if camera is None and where.endswith(ANNOTATIONS[2:4]):
+        camera = re.match(r"\d{4}_\d{3}_(\d{2})_", name)
+    return int(camera[1]) if camera else None
 
 
 def _in_two_splits(images: Iterable[_Image], where: str) -> list[Problem]:
@@ -243,9 +262,9 @@ def _in_two_splits(images: Iterable[_Image], where: str) -> list[Problem]:
     for image in images:
         known = first.setdefault(image.identity, image)
         if known.split != image.split:
-            said = f"is in {known.split} ({known.path}) and in {image.split} ({image.path})"
+            both = f"is in {known.split} ({known.path}) and in {image.split} ({image.path})"
             problems.setdefault(
-                (image.identity, image.split), Problem(where, f"identity {image.identity} {said}: splits share no one")
+                (image.identity, image.split), Problem(where, f"identity {image.identity} {both}: splits share no one")
             )
     return list(problems.values())
 

@@ -1,4 +1,4 @@
-"""Multi-modal person re-identification: ORBench (arXiv 2506.09385).
+"""Reads multi-modal person re-identification data: ORBench (arXiv 2506.09385).
 
     [train/|val/|test/] vis/<id>/*.jpg       RGB
     [train/|val/|test/] nir/<id>/*.jpg       near infrared
@@ -19,22 +19,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..frames.cache import Source, open_frames
+from ..frames.check import image_problems
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
-from .annotations import read_json, short
-from .held_out import halves, take
-from .person_images import image_problems
+from .shared.annotations import read_json, short
+from .shared.held_out import halves, take
 
 SPLITS = ("train", "calibration", "validation", "test")
 MODALITIES = ("vis", "nir", "sk", "cp", "text")
 IMAGE_MODALITIES = MODALITIES[:-1]
 TEXT_FILE = "text_annos.json"
+EVIDENCE = f"folders {', '.join(IMAGE_MODALITIES)}, in train/, val/ and test/ or at once"
 _FOLDERS = ("train", "val", "test")
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 _TEST_SHARE, _HELD_OUT_SHARE = 0.2, 0.1  # of identities, where the data does not say
@@ -51,11 +55,17 @@ _SCHEMA = pa.schema(
 Sample = dict[str, Any]
 
 
-def is_orbench(store: Store) -> bool:
-    """Whether there are folders of this layout here."""
+def holds(store: Store) -> bool:
+    """Whether ORBench data is here: a folder of a modality, or the captions, which stay where they are when packed."""
     names = set(store.names())
     wanted = {*IMAGE_MODALITIES, TEXT_FILE}
     return bool(names & wanted) or any(wanted & set(store.names(f)) for f in _FOLDERS if f in names)
+
+
+def frame_files(store: Store, files: Sequence[str]) -> list[str]:
+    """The pictures of identities among `files`. Raises DataError where folders or captions can't be used."""
+    pictures = set(Orbench(store).paths)
+    return [path for path in files if path in pictures]
 
 
 class Orbench:
@@ -67,7 +77,7 @@ class Orbench:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._skipped: Counter[str] = Counter(empty_captions=0, repeated_captions=0, folders_without_identities=0)
-        parts = {folder: _Part(store, folder, self._skipped) for folder in self._folders()}
+        parts = {folder: _Part(store, self.pictures, folder, self._skipped) for folder in self._folders()}
         problems = [problem for part in parts.values() for problem in part.problems]
         problems += _in_two_folders(parts)
         if problems:
@@ -87,19 +97,19 @@ class Orbench:
     def _folders(self) -> list[str]:
         """Folders with labelled data; the root itself is the empty string."""
         wanted = {*IMAGE_MODALITIES, TEXT_FILE}
-        there = set(self.store.names())
-        found = []
+        names = set(self.store.names())
+        folders = []
         for folder in _FOLDERS:
-            inside = set(self.store.names(folder)) if folder in there else set()
+            inside = {*self.store.names(folder), *self.pictures.names(folder)} if folder in names else set()
             if "gallery" in inside and "vis" not in inside:
                 self._skipped["folders_without_identities"] += 1
             elif inside & wanted:
-                found.append(folder)
-        if found:
-            return found
-        if not there & wanted:
-            said = f"no ORBench data here: folders {', '.join(IMAGE_MODALITIES)} and {TEXT_FILE} are missing"
-            raise DataError([Problem(self.store.uri, said)])
+                folders.append(folder)
+        if folders:
+            return folders
+        if not names & wanted:
+            missing = f"no ORBench data here: folders {', '.join(IMAGE_MODALITIES)} and {TEXT_FILE} are missing"
+            raise DataError([Problem(self.store.uri, missing)])
         return [""]
 
     def samples(self, split: str) -> pa.Table:
@@ -119,6 +129,11 @@ class Orbench:
         """Counts of what was left out: empty captions, captions given twice for a picture, unlabelled folders."""
         return dict(self._skipped)
 
+    @cached_property
+    def pictures(self) -> Source:
+        """The pictures' files, single or packed. Raises DataError where packing was not finished."""
+        return open_frames(self.store)
+
     @property
     def paths(self) -> list[str]:
         """Every picture's path."""
@@ -128,13 +143,13 @@ class Orbench:
 class _Part:
     """One folder of modalities."""
 
-    def __init__(self, store: Store, folder: str, skipped: Counter[str]) -> None:
+    def __init__(self, store: Store, pictures: Source, folder: str, skipped: Counter[str]) -> None:
         self.root = f"{folder}/" if folder else ""
         self.problems: list[Problem] = []
         self.samples: list[Sample] = []
-        self.said: dict[int, set[str]] = {}  # identity -> splits that caption items name
+        self.named_splits: dict[int, set[str]] = {}  # identity -> splits that caption items name
         for modality in IMAGE_MODALITIES:
-            self._list(store, modality)
+            self._list(pictures, modality)
         self.paths = {sample["path"] for sample in self.samples}
         try:
             self._read_captions(read_json(store, f"{self.root}{TEXT_FILE}"), skipped)
@@ -143,12 +158,12 @@ class _Part:
 
     @property
     def identities(self) -> set[int]:
-        """Of all samples."""
+        """The identities of all samples."""
         return {sample["identity"] for sample in self.samples}
 
-    def _list(self, store: Store, modality: str) -> None:
+    def _list(self, pictures: Source, modality: str) -> None:
         folder = f"{self.root}{modality}"
-        names = [name for name, _ in store.walk(folder) if name.lower().endswith(_PICTURES)]
+        names = [name for name in pictures.walk(folder) if name.lower().endswith(_PICTURES)]
         if not names:
             rule = f"must hold <id>/*.jpg, as {', '.join(IMAGE_MODALITIES)} all do"
             self.problems.append(Problem(folder, f"modality folder is missing or empty: it {rule}"))
@@ -157,7 +172,7 @@ class _Part:
             if not (owner.isascii() and owner.isdigit() and rest):
                 self.problems.append(Problem(f"{folder}/{name}", "must lie in a folder that is an identity's number"))
             else:
-                self._add(modality, int(owner), f"{folder}/{name}", "", _camera(name))
+                self._add(modality, int(owner), f"{folder}/{name}", "", _camera_of(name))
 
     def _add(self, modality: str, identity: int, path: str, text: str, camera: int) -> None:
         values = (modality, identity, camera, path, text)
@@ -193,31 +208,31 @@ class _Part:
 
     def _take_splits(self, splits: dict[int, set[str]], where: str) -> None:
         """Splits that items name count where all do."""
-        named = {split for found in splits.values() for split in found}
+        named = {split for of_identity in splits.values() for split in of_identity}
         if named <= {""} or self.root:
             return
-        for identity, found in sorted(splits.items()):
-            if len(found) > 1:
-                said = " and in ".join(split or "none" for split in sorted(found))
-                self.problems.append(Problem(where, f"identity {identity} is in {said}: splits share no one"))
+        for identity, of_identity in sorted(splits.items()):
+            if len(of_identity) > 1:
+                several = " and in ".join(split or "none" for split in sorted(of_identity))
+                self.problems.append(Problem(where, f"identity {identity} is in {several}: splits share no one"))
         for split in sorted(named - set(_FOLDERS)):
             self.problems.append(Problem(where, f"split must be one of {', '.join(_FOLDERS)}, got {split!r}"))
-        self.said = splits
+        self.named_splits = splits
 
 
-def _wrong_path(path: str, there: bool) -> str:
+def _wrong_path(path: str, exists: bool) -> str:
     try:
         safe_path(path)
     except InputError as error:
         return str(error)
     if not re.fullmatch(r"vis/\d+/.+", path):
         return f"file_path must be vis/<id>/<name>, got {short(path)}"
-    return "" if there else f"names {short(path)}, which is not there"
+    return "" if exists else f"names {short(path)}, which is not there"
 
 
-def _camera(name: str) -> int:
-    found = re.search(r"_c(\d{1,3})(?!\d)", name)
-    return int(found[1]) if found else -1
+def _camera_of(name: str) -> int:
+    camera = re.search(r"_c(\d{1,3})(?!\d)", name)
+    return int(camera[1]) if camera else -1
 
 
 def _in_two_folders(parts: dict[str, _Part]) -> list[Problem]:
@@ -226,8 +241,8 @@ def _in_two_folders(parts: dict[str, _Part]) -> list[Problem]:
     for folder, part in parts.items():
         for identity in sorted(part.identities):
             if where.setdefault(identity, folder) != folder:
-                said = f"is in {where[identity]}/ and in {folder}/: splits share no one"
-                problems.append(Problem(folder, f"identity {identity} {said}"))
+                both = f"is in {where[identity]}/ and in {folder}/: splits share no one"
+                problems.append(Problem(folder, f"identity {identity} {both}"))
     return problems
 
 
@@ -235,7 +250,7 @@ def _splits(parts: dict[str, _Part]) -> dict[int, str]:
     """Identity -> split."""
     where = {identity: folder or "train" for folder, part in parts.items() for identity in part.identities}
     for part in parts.values():
-        where |= {identity: next(iter(found)) for identity, found in part.said.items()}
+        where |= {identity: next(iter(splits)) for identity, splits in part.named_splits.items()}
 
     def of(split: str) -> set[int]:
         return {identity for identity, named in where.items() if named == split}
@@ -248,7 +263,7 @@ def _splits(parts: dict[str, _Part]) -> dict[int, str]:
     return where
 
 
-def check(store: Store, decode: bool = True) -> Findings:
+def check(store: Store, *, decode: bool = True) -> Findings:
     """Folders, captions, and with `decode` every picture. Raises nothing about the data."""
     try:
         data = Orbench(store)
@@ -260,5 +275,5 @@ def check(store: Store, decode: bool = True) -> Findings:
         counts["identities"] += len(samples["identity"].unique())
         for entry in samples["modality"].value_counts().to_pylist():
             counts[entry["values"]] += entry["counts"]
-    problems = image_problems(store, data.paths) if decode else []
+    problems = image_problems(data.pictures, data.paths) if decode else []
     return Findings(problems, counts | {f"skipped_{name}": n for name, n in data.skipped().items()})

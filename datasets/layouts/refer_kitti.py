@@ -1,4 +1,4 @@
-"""Refer-KITTI (arXiv 2303.03366) in the layout that iKUN reads (arXiv 2312.16245).
+"""Reads Refer-KITTI (arXiv 2303.03366) in the layout that iKUN reads (arXiv 2312.16245, github.com/dyhBUPT/iKUN).
 
     KITTI/training/image_02/<video>/<frame:06d>.png
     KITTI/labels_with_ids/image_02/<video>/<frame:06d>.txt   class id x1 y1 w h, relative; optional
@@ -18,7 +18,7 @@ A tool that writes image i as frame i+1 (TransRMOT does) must be shifted before 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -30,11 +30,41 @@ from PIL import Image
 from ..frames.cache import FrameCache
 from ..problems import DataError, InputError, Problem
 from ..storage.store import Store, safe_path
-from .annotations import read_json
+from .refer_kitti_parse import (
+    LABELS_FILE,
+    LabelledObject,
+    category_of,
+    normalise,
+    parse_expression,
+    parse_object,
+    read_mot,
+    to_xyxy,
+)
+from .shared.annotations import read_json
 
-Convention = Literal["aligned", "published"]
-LABELS_FILE = "Refer-KITTI_labels.json"
+__all__ = [
+    "EVIDENCE",
+    "FRAMES",
+    "LABELS_FILE",
+    "NOT_SCORED",
+    "PUBLISHED_SPLITS",
+    "SPLITS",
+    "GroundTruth",
+    "LabelledObject",
+    "ReferKitti",
+    "Tracks",
+    "category_of",
+    "frame_files",
+    "frame_folder",
+    "holds",
+    "normalise",
+    "parse_expression",
+]
+
+EVIDENCE = f"a folder expression/ or KITTI/, or the file {LABELS_FILE}"
+FRAMES = "KITTI/training/image_02"
 SPLITS = ("train", "calibration", "validation", "test")
+Convention = Literal["aligned", "published"]
 
 # The published split, with two training videos held out to choose post-hoc settings and two to report on.
 PUBLISHED_TRAIN = ("0001", "0002", "0003", "0004", "0007", "0009", "0014", "0015", "0016", "0018", "0020")
@@ -48,39 +78,24 @@ PUBLISHED_SPLITS: dict[str, tuple[str, ...]] = {
 NOT_SCORED = frozenset(f"{who}-back-to-the-camera" for who in ("men", "women", "males", "females")) | frozenset(
     f"{what}-{how}" for what in ("cars", "vehicles") for how in ("which-are-braking", "in-horizon-direction")
 )
-_SYNONYMS = {
-    "cars": "car",
-    "vehicles": "car",
-    "people": "pedestrian",
-    "persons": "pedestrian",
-    "males": "men",
-    "females": "women",
-    "light-colors": "light-color",
-}
-_CATEGORY = {"Car": "car", "Van": "car", "Truck": "car", "Pedestrian": "pedestrian", "Person": "pedestrian"}
 
 
-def normalise(expression: str) -> str:
-    """The text that the model reads: `left-cars-in-light-color` -> `left car in light-color`."""
-    text = expression.replace("-", " ").replace("light color", "light-color")
-    return " ".join(_SYNONYMS.get(word, word) for word in text.split())
+def holds(store: Store) -> bool:
+    """Whether Refer-KITTI data is here, complete or not."""
+    return bool({"expression", "KITTI", LABELS_FILE} & set(store.names()))
 
 
-def category_of(kitti_type: str) -> str:
-    """`car`, `pedestrian`, or the KITTI type in lower case."""
-    return _CATEGORY.get(kitti_type, kitti_type.lower())
+def frame_files(store: Store, files: Sequence[str]) -> list[str]:
+    """The images of all videos among `files`. Raises DataError where no split has a video with images."""
+    data = ReferKitti(store)
+    if not any(data.frame_names(video) for videos in data.splits.values() for video in videos):
+        raise DataError([Problem(f"{store.uri}/{FRAMES}", "no frames of any video that splits name")])
+    return [path for path in files if path.startswith(f"{FRAMES}/")]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledObject:
-    """An object of a video with what is said of it in each frame; F frames, ascending."""
-
-    video: str
-    id: int
-    category: str
-    frame_F: NDArray[np.int64]
-    xyxy_F4: NDArray[np.float64]  # pixels
-    expressions: tuple[frozenset[str], ...]  # normalised, one set a frame
+def frame_folder(video: str) -> str:
+    """Folder of a video's images."""
+    return f"{FRAMES}/{safe_path(video)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +113,7 @@ class Tracks:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class GroundTruth:
     """Ground truth of a (video, expression) pair: N boxes."""
 
     frame_N: NDArray[np.int64]
@@ -119,18 +134,18 @@ class ReferKitti:
 
     @cached_property
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """Videos of each split; the published ones as far as they are there when no splits.json is."""
+        """Videos of each split; those of splits.json, else the published ones that are present. Raises DataError."""
         if self.store.exists("splits.json"):
-            found = read_json(self.store, "splits.json")
-            if not isinstance(found, dict) or not set(SPLITS) <= set(found):
+            content = read_json(self.store, "splits.json")
+            if not isinstance(content, dict) or not set(SPLITS) <= set(content):
                 raise DataError([Problem("splits.json", f"must map each of {', '.join(SPLITS)} to a list of videos")])
-            return {split: tuple(safe_path(str(video)) for video in found[split]) for split in SPLITS}
-        there = set(self.store.names("expression"))
-        if not there:
+            return {split: tuple(safe_path(str(video)) for video in content[split]) for split in SPLITS}
+        present = set(self.store.names("expression"))
+        if not present:
             raise DataError(
                 [Problem(self.store.uri, "no Refer-KITTI data here: the folder expression/ is missing or empty")]
             )
-        return {split: tuple(v for v in PUBLISHED_SPLITS[split] if v in there) for split in SPLITS}
+        return {split: tuple(v for v in PUBLISHED_SPLITS[split] if v in present) for split in SPLITS}
 
     def videos(self, split: str) -> tuple[str, ...]:
         """Names of a split's videos."""
@@ -139,7 +154,7 @@ class ReferKitti:
         return self.splits[split]
 
     def frame_path(self, video: str, frame: int) -> str:
-        """Where image `frame` of a video lies."""
+        """Path of image `frame` of a video below the data root."""
         return f"{frame_folder(video)}/{frame:06d}.png"
 
     def frame_file(self, video: str, frame: int) -> bytes:
@@ -153,7 +168,7 @@ class ReferKitti:
         return content
 
     def n_frames(self, video: str) -> int:
-        """How many images a video has."""
+        """Number of a video's images."""
         return len(self.frame_names(video))
 
     def frame_names(self, video: str) -> list[str]:
@@ -206,16 +221,16 @@ class ReferKitti:
             if video not in self._labels:
                 raise DataError([Problem(LABELS_FILE, f"video {video} is missing")])
             size = self.size(video)
-            found = [parse_object(video, key, value, size) for key, value in self._labels[video].items()]
-            self._objects[video] = tuple(sorted(found, key=lambda o: o.id))
+            objects = [parse_object(video, key, value, size) for key, value in self._labels[video].items()]
+            self._objects[video] = tuple(sorted(objects, key=lambda o: o.id))
         return self._objects[video]
 
-    def truth(self, video: str, expression: str) -> Truth:
+    def truth(self, video: str, expression: str) -> GroundTruth:
         """Ground truth of a raw expression: the template's where there is one, else from labels, aligned."""
         path = f"gt_template/{video}/{safe_path(expression)}/gt.txt"
         if self.store.exists(path):
             row = read_mot(self.store.read(path).decode(), path)
-            return Truth(row[:, 0].astype(np.int64), row[:, 1].astype(np.int64), _xyxy(row[:, 2:6]))
+            return GroundTruth(row[:, 0].astype(np.int64), row[:, 1].astype(np.int64), to_xyxy(row[:, 2:6]))
         referred = self.referred(video, expression)
         frames, ids, boxes = [], [], []
         for thing in self.objects(video):
@@ -224,7 +239,9 @@ class ReferKitti:
                     frames.append(frame)
                     ids.append(thing.id)
                     boxes.append(box)
-        return Truth(np.array(frames, np.int64), np.array(ids, np.int64), np.array(boxes, np.float64).reshape(-1, 4))
+        return GroundTruth(
+            np.array(frames, np.int64), np.array(ids, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
+        )
 
     def tracks(self, video: str, folder: str = "tracks") -> Tracks:
         """Tracker output of a video: cars and pedestrians, ids of the latter after those of the former."""
@@ -241,74 +258,6 @@ class ReferKitti:
         category_N = np.concatenate([p[1] for p in parts])
         order = np.lexsort((row[:, 0], row[:, 1]))
         row, category_N = row[order], category_N[order]
-        return Tracks(row[:, 0].astype(np.int64), row[:, 1].astype(np.int64), _xyxy(row[:, 2:6]), row[:, 6], category_N)
-
-
-FRAMES = "KITTI/training/image_02"
-
-
-def frame_folder(video: str) -> str:
-    """Folder of a video's images."""
-    return f"{FRAMES}/{safe_path(video)}"
-
-
-def parse_expression(content: Any, where: str) -> dict[int, frozenset[int]]:
-    """Frame -> ids of an expression file."""
-    try:
-        return {int(frame): frozenset(int(i) for i in ids) for frame, ids in content["label"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError([Problem(where, 'must hold {"label": {frame: [object ids]}}')]) from None
-
-
-def parse_object(video: str, key: str, content: Any, size: tuple[int, int]) -> LabelledObject:
-    """One object of Refer-KITTI_labels.json, boxes in pixels of images of `size`."""
-    where = f"{LABELS_FILE}: {video}/{key}"
-    try:
-        frames = sorted((int(frame), value) for frame, value in content.items())
-        xywh = np.array([value["bbox"] for _, value in frames], np.float64).reshape(-1, 4)
-        category = next((c for _, v in frames for c in _as_list(v["category"])), "")
-        expressions = tuple(frozenset(_texts(value)) for _, value in frames)
-        return LabelledObject(
-            video,
-            int(key),
-            category,
-            np.array([f for f, _ in frames], np.int64),
-            _xyxy(xywh) * np.array(size * 2),
-            expressions,
+        return Tracks(
+            row[:, 0].astype(np.int64), row[:, 1].astype(np.int64), to_xyxy(row[:, 2:6]), row[:, 6], category_N
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError([Problem(where, f"must map frames to category, expressions and bbox: {error!r}")]) from None
-
-
-def _as_list(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _texts(value: Mapping[str, Any]) -> list[str]:
-    for key in ("expression_new", "expression_raw", "expression"):
-        if key in value:
-            return [normalise(e) for e in value[key]]
-    raise KeyError("expression_new")
-
-
-def read_mot(text: str, where: str) -> NDArray[np.float64]:
-    """Rows frame,id,x,y,w,h,score of a comma-separated MOT file, N x 7; DataError names every bad line."""
-    rows: list[list[float]] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = [float(v) for v in line.strip().rstrip(",").split(",")]
-            if len(row) < 6 or not np.isfinite(row[:6]).all():
-                raise ValueError(f"a row must start with six numbers frame,id,x,y,w,h, got {line.strip()!r}")
-            rows.append([*row[:6], row[6] if len(row) > 6 else 1.0])
-        except ValueError as error:
-            problems.append(Problem(f"{where}:{number}", str(error)))
-    if problems:
-        raise DataError(problems)
-    return np.array(rows, np.float64).reshape(-1, 7)
-
-
-def _xyxy(xywh_N4: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([xywh_N4[:, :2], xywh_N4[:, :2] + xywh_N4[:, 2:]], axis=1)

@@ -17,33 +17,33 @@ from .refer_kitti import LABELS_FILE, SPLITS, ReferKitti, frame_folder, normalis
 _COUNTED = ("videos", "frames", "objects", "expressions", "tracks")
 
 
-def check(store: Store, tracks: str = "tracks", *, decode: bool = True) -> Findings:
+def check(store: Store, *, decode: bool = True, tracks: str = "tracks") -> Findings:
     """Reads all of it: frames, labels, expressions, ground truth and tracks. Raises nothing about the data.
 
-    Without `decode` frames are counted and one of each video is read.
+    Without `decode` frames are counted and one of each video is read. `tracks` is the folder of tracker output.
     """
-    found = Findings(counts=dict.fromkeys(_COUNTED, 0))
+    findings = Findings(counts=dict.fromkeys(_COUNTED, 0))
     data = ReferKitti(store)
     try:
         videos = [(split, video) for split in SPLITS for video in data.videos(split)]
         data.labelled_videos  # noqa: B018  reads the file
         data.frames.source(store)
     except InputError as error:
-        found.problems += as_problems(error, store.uri)
-        return found
-    found.problems += _duplicate_keys(store, LABELS_FILE)
+        findings.problems += as_problems(error, store.uri)
+        return findings
+    findings.problems += _duplicate_keys(store, LABELS_FILE)
     for split in SPLITS:
         if not data.videos(split):
-            found.problems.append(Problem("splits.json", f"split {split} has no video"))
+            findings.problems.append(Problem("splits.json", f"split {split} has no video"))
     seen: dict[str, str] = {}
     for split, video in videos:
         if video in seen:
-            found.problems.append(Problem("splits.json", f"video {video} is in {seen[video]} and in {split}"))
+            findings.problems.append(Problem("splits.json", f"video {video} is in {seen[video]} and in {split}"))
             continue
         seen[video] = split
-        found.counts["videos"] += 1
-        found.problems += _check_video(data, video, split, tracks, found.counts, decode)
-    return found
+        findings.counts["videos"] += 1
+        findings.problems += _check_video(data, video, split, tracks, findings.counts, decode)
+    return findings
 
 
 def _check_video(
@@ -113,13 +113,13 @@ def _check_objects(data: ReferKitti, video: str, frames: set[int], counts: dict[
         where = f"{LABELS_FILE}: {video}/{thing.id}"
         if not thing.category:
             problems.append(Problem(where, "has no category"))
-        for frame, box, said in zip(thing.frame_F.tolist(), thing.xyxy_F4, thing.expressions, strict=True):
+        for frame, box, expressions in zip(thing.frame_F.tolist(), thing.xyxy_F4, thing.expressions, strict=True):
             at = f"{where}/{frame}"
             if frame not in frames:
                 problems.append(Problem(at, f"label without a frame: {data.frame_path(video, frame)} is missing"))
             problems += _check_box(at, box, width, height)
             problems += [
-                Problem(at, f"expression {e!r} has no file in expression/{video}") for e in sorted(said - raw_of)
+                Problem(at, f"expression {e!r} has no file in expression/{video}") for e in sorted(expressions - raw_of)
             ]
     return problems
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ..problems import DataError, Problem
 from ..storage.store import Store
-from . import kitti
-from .annotations import read_json
-from .refer_kitti import LABELS_FILE, Convention, category_of, normalise, parse_expression
+from .refer_kitti import Convention
+from .refer_kitti_parse import LABELS_FILE, category_of, normalise, parse_expression
+from .shared import kitti
+from .shared.annotations import read_json
 
 ROW_MEANING = {
     "aligned": "gt.txt row f: boxes of image f, ids of key f; tenth column 0",
@@ -59,24 +60,24 @@ def write_expression(store: Store, video: str, raw: str, referred: Referred) -> 
 
 def labels_of(labels: VideoLabels, referred: Mapping[str, Referred]) -> dict[str, Any]:
     """One video of Refer-KITTI_labels.json: object -> frame -> category, expressions, relative bbox."""
-    said: dict[tuple[int, int], list[str]] = {}
+    raw_of: dict[tuple[int, int], list[str]] = {}
     for raw, frames in sorted(referred.items()):
         for frame, ids in frames.items():
             for number in ids:
-                said.setdefault((number, frame), []).append(raw)
+                raw_of.setdefault((number, frame), []).append(raw)
     width, height = labels.size
-    found: dict[str, dict[str, Any]] = {}
+    objects: dict[str, dict[str, Any]] = {}
     for row in np.lexsort((labels.frame_N, labels.id_N)):
         frame, number = int(labels.frame_N[row]), int(labels.id_N[row])
         x1, y1, x2, y2 = labels.xyxy_N4[row]
-        raw_here = said.get((number, frame), [])
-        found.setdefault(str(number), {})[str(frame)] = {
+        raw_here = raw_of.get((number, frame), [])
+        objects.setdefault(str(number), {})[str(frame)] = {
             "category": [str(labels.category_N[row])],
             "expression_raw": raw_here,
             "expression_new": sorted({normalise(raw) for raw in raw_here}),
             "bbox": [round(float(v), 7) for v in (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)],
         }
-    return found
+    return objects
 
 
 def ground_truth(labels: VideoLabels, referred: Referred, convention: Convention) -> str:
@@ -115,6 +116,17 @@ def write_tracks(
     """`<folder>/<video>/<category>/predict.txt` from rows frame, id, x, y, w, h, score."""
     lines = [f"{int(r[0])},{int(r[1])},{r[2]:.3f},{r[3]:.3f},{r[4]:.3f},{r[5]:.3f},{r[6]:.4f},-1,-1,-1\n" for r in rows]
     store.write(f"{folder}/{video}/{category}/predict.txt", "".join(lines).encode())
+
+
+def write_labels_with_ids(store: Store, labels: VideoLabels) -> None:
+    """`KITTI/labels_with_ids/image_02/<video>/<frame:06d>.txt`, for frames that have boxes."""
+    relative_N4 = labels.xyxy_N4 / np.array(labels.size * 2)
+    lines: Mapping[int, list[str]] = {int(frame): [] for frame in np.unique(labels.frame_N)}
+    for frame, number, (x1, y1, x2, y2) in zip(labels.frame_N, labels.id_N, relative_N4, strict=True):
+        lines[int(frame)].append(f"0 {number} {x1:.6f} {y1:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")
+    for frame, rows in lines.items():
+        path = f"KITTI/labels_with_ids/image_02/{labels.video}/{frame:06d}.txt"
+        store.write(path, "".join(rows).encode())
 
 
 def build_labels(

@@ -1,14 +1,12 @@
-"""Makes a Refer-KITTI data set: frames, labels, expressions, ground truth, tracker output, splits.
+"""Driving scenes in Refer-KITTI's layout: frames, labels, expressions, ground truth, tracker output, splits.
 
-Movement comes from real KITTI label files where a folder of them is given, else from `scene.procedural`.
-Deterministic in its arguments.
+Movement is procedural, or that of real KITTI label files. Deterministic in the recipe and the files it names.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,49 +15,65 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from ..layouts import kitti
-from ..layouts.refer_kitti import PUBLISHED_SPLITS, category_of, frame_folder
-from ..layouts.refer_kitti_write import VideoLabels, write_expression, write_labels, write_tracks
+from ..contract import Tell
+from ..layouts.refer_kitti import PUBLISHED_SPLITS, SPLITS, category_of, frame_folder
+from ..layouts.refer_kitti_write import (
+    VideoLabels,
+    write_expression,
+    write_labels,
+    write_labels_with_ids,
+    write_tracks,
+)
+from ..layouts.shared import kitti
 from ..problems import DataError, InputError, Problem
+from ..recipes import check_bounds, folder, number
 from ..storage.store import Store
-from .expressions import expressions_of
-from .paint import Painter, draw_weather
-from .scene import HEIGHT, WIDTH, Scene, from_labels, procedural
-from .tracker import Noise, track
+from .driving.expressions import expressions_of
+from .driving.paint import Painter, draw_weather
+from .driving.scene import HEIGHT, WIDTH, Scene
+from .driving.tracker import Noise, track
+from .driving.traffic import procedural
+from .driving.trajectories import from_labels
 
 CATEGORIES = {"car": ("Car", "Van", "Truck"), "pedestrian": ("Pedestrian", "Person")}
+MADE_TRACKS = "none"  # as kitti_tracks: made ones, whatever lies beside the labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to make."""
+    """Driving scenes in Refer-KITTI's layout, procedural or from KITTI's labels."""
 
-    videos: int = 22  # procedural videos; with KITTI labels, all of Refer-KITTI's that are there
-    frames: int = 60  # a procedural video has; at 10 Hz
-    width: int = 416  # of an image in pixels; KITTI's own is 1242, and 15 times slower to decode
-    expressions: int = 24  # at most, a video
-    seed: int = 0
-    kitti_labels: str | None = None  # folder of <video>.txt
-    kitti_tracks: str | None = None  # folder of <video>.txt, tracker output for cars
+    videos: int = number(22, "Procedural videos; with KITTI labels: all of Refer-KITTI's that are there.", low=4)
+    frames: int = number(60, "Frames of a procedural video, 10 a second.", low=16)
+    width: int = number(416, "Width of a frame in pixels. KITTI's own is 1242, and 15 times slower to decode.", low=64)
+    expressions: int = number(24, "Most expressions of a video.", low=1)
+    seed: int = number(0, "Seed of everything random.", low=0)
+    kitti_labels: str | None = folder("Folder of KITTI label files <video>.txt: objects move as they do.")
+    kitti_tracks: str | None = folder(
+        "Folder of KITTI track files <video>.txt for cars; `none`: made ones. Default: tracks/YOLOX-STRONG-SORT beside "
+        "the labels' folder if it exists."
+    )
 
     def __post_init__(self) -> None:
-        for name, low in (("videos", 4), ("frames", 16), ("width", 64), ("expressions", 1), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise InputError(f"{name} must be >= {low}, got {getattr(self, name)}")
-        if self.kitti_tracks and not self.kitti_labels:
+        check_bounds(self)
+        if self.kitti_tracks not in (None, MADE_TRACKS) and not self.kitti_labels:
             raise InputError("kitti_tracks needs kitti_labels: tracks must belong to the scene's objects")
 
+    @property
+    def car_tracks(self) -> str | None:
+        """The folder of track files that is used for cars; None: they are made."""
+        if self.kitti_tracks is not None or self.kitti_labels is None:
+            return None if self.kitti_tracks == MADE_TRACKS else self.kitti_tracks
+        beside = Path(self.kitti_labels).parent / "tracks" / "YOLOX-STRONG-SORT"
+        return str(beside) if beside.is_dir() else None
 
-def find_tracks(labels: str | None, tracks: str | None) -> str | None:
-    """The folder of track files to use: the one given, `none` for made ones, or StrongSORT's beside the labels."""
-    if tracks is not None or labels is None:
-        return None if tracks == "none" else tracks
-    beside = Path(labels).parent / "tracks" / "YOLOX-STRONG-SORT"
-    return str(beside) if beside.is_dir() else None
 
+def make(out: Store, recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, int | str]:
+    """Writes the data set to an empty `out`; `tell` gets a line a video.
 
-def make(out: Store, recipe: Recipe, said: Callable[[str], None] = lambda _: None) -> dict[str, int]:
-    """Writes the data set to an empty `out`; `said` hears one line a video. Returns counts."""
+    Returns counts of videos, frames, objects and expressions, and which tracks the cars have. Raises InputError where
+    `out` is not empty, DataError for label files that are missing or broken.
+    """
     if out.names():
         raise InputError(f"{out.uri} must be empty or new")
     splits = _splits(recipe)
@@ -72,16 +86,17 @@ def make(out: Store, recipe: Recipe, said: Callable[[str], None] = lambda _: Non
             labels, referred = _write_video(out, scene, recipe, rng, video in splits["test"], writers)
             made.append((labels, referred))
             counts = f"{scene.n_frames} frames, {len(scene.actors)} objects, {len(labels.id_N)} boxes"
-            said(f"video {video}: {counts}, {len(referred)} expressions")
+            tell(f"video {video}: {counts}, {len(referred)} expressions")
     write_labels(out, [labels for labels, _ in made], {labels.video: r for labels, r in made})
     out.write("splits.json", json.dumps(splits, indent=1).encode())
-    recorded = {k: v for k, v in asdict(recipe).items() if not k.startswith("kitti_")}
+    recorded = {name: value for name, value in asdict(recipe).items() if not name.startswith("kitti_")}
     recorded |= {
         "from_kitti_labels": recipe.kitti_labels is not None,
         "frames_are": "frame f is image f, from 0",
     }
     out.write("made.json", json.dumps(recorded, indent=1).encode())
     return {
+        "tracks_of_cars": recipe.car_tracks or "made",
         "videos": len(videos),
         "frames": sum(len(out.names(frame_folder(video))) for video in videos),
         "objects": sum(len(set(labels.id_N.tolist())) for labels, _ in made),
@@ -96,7 +111,7 @@ def _splits(recipe: Recipe) -> dict[str, list[str]]:
         held = max(1, round(recipe.videos * 0.14))
         cuts = np.cumsum([recipe.videos - tested - 2 * held, held, held])
         parts = np.split(np.array(names), cuts)
-        return {s: p.tolist() for s, p in zip(("train", "calibration", "validation", "test"), parts, strict=True)}
+        return {s: p.tolist() for s, p in zip(SPLITS, parts, strict=True)}
     there = set(Store(recipe.kitti_labels).names())
     splits = {s: [v for v in videos if f"{v}.txt" in there] for s, videos in PUBLISHED_SPLITS.items()}
     missing = [split for split, videos in splits.items() if not videos]
@@ -138,7 +153,7 @@ def _write_video(
     for category, kinds in CATEGORIES.items():
         rows = _tracks(scene, category, kinds, recipe, rng)
         write_tracks(out, video, category, [(f, i, *(np.array(box) * scale), s) for f, i, *box, s in rows])
-    _write_labels_with_ids(out, labels)
+    write_labels_with_ids(out, labels)
     return labels, referred
 
 
@@ -157,10 +172,10 @@ def _tracks(
     scene: Scene, category: str, kinds: tuple[str, ...], recipe: Recipe, rng: Generator
 ) -> list[tuple[float, ...]]:
     made: list[tuple[float, ...]] = list(track(scene, kinds, rng, Noise()))
-    if category != "car" or recipe.kitti_tracks is None:
+    if category != "car" or recipe.car_tracks is None:
         return made
     path = f"{scene.video}.txt"
-    rows = kitti.read_labels(Store(recipe.kitti_tracks).read(path).decode(), f"{recipe.kitti_tracks}/{path}")
+    rows = kitti.read_labels(Store(recipe.car_tracks).read(path).decode(), f"{recipe.car_tracks}/{path}")
     box = rows.xyxy_N4
     xywh = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], 1)
     score = np.where(np.isfinite(rows.score_N), rows.score_N, 1.0)
@@ -168,12 +183,3 @@ def _tracks(
         (float(f), float(i), *map(float, b), float(s))
         for f, i, b, s in zip(rows.frame_N, rows.id_N, xywh, score, strict=True)
     ]
-
-
-def _write_labels_with_ids(out: Store, labels: VideoLabels) -> None:
-    relative = labels.xyxy_N4 / np.array(labels.size * 2)
-    lines: Mapping[int, list[str]] = {int(f): [] for f in np.unique(labels.frame_N)}
-    for frame, number, (x1, y1, x2, y2) in zip(labels.frame_N, labels.id_N, relative, strict=True):
-        lines[int(frame)].append(f"0 {number} {x1:.6f} {y1:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")
-    for frame, rows in lines.items():
-        out.write(f"KITTI/labels_with_ids/image_02/{labels.video}/{frame:06d}.txt", "".join(rows).encode())

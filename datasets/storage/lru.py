@@ -1,4 +1,4 @@
-"""What was used last is kept, up to a number of bytes, and made once however many threads ask for it."""
+"""A least-recently-used cache bounded in bytes; threads that ask for one key make its value once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Lru(Generic[V]):
         self.bytes = 0
         self._weigh = weigh
         self._kept: OrderedDict[Hashable, V] = OrderedDict()
-        self._coming: dict[Hashable, Future[V]] = {}
+        self._pending: dict[Hashable, Future[V]] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
@@ -28,20 +28,20 @@ class Lru(Generic[V]):
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-            coming = self._coming.get(key)
-            if coming is None:
-                mine = self._coming[key] = Future()
-        if coming is not None:
-            return coming.result()
+            pending = self._pending.get(key)
+            if pending is None:
+                mine = self._pending[key] = Future()
+        if pending is not None:
+            return pending.result()
         try:
             value = make()
         except BaseException as error:
             with self._lock:
-                del self._coming[key]
+                del self._pending[key]
             mine.set_exception(error)
             raise
         with self._lock:
-            del self._coming[key]
+            del self._pending[key]
             self._kept[key] = value
             self.bytes += self._weigh(value)
             while self.bytes > self.most_bytes and len(self._kept) > 1:

@@ -1,9 +1,9 @@
-"""One bucket of object storage, patient with a server that is away and plain about one that refuses.
+"""One bucket of object storage: retries while its server is unreachable, fails at once where access is refused.
 
 Endpoint, region and credentials come from the usual AWS variables (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`,
-...). Whatever may pass (no connection, a server that hangs, 5xx, throttling) is tried again for two minutes;
-a missing bucket or denied access is said at once. boto3 does all of it: its errors carry codes, where
-pyarrow's have to be told apart by their text and, on Linux, its request time-out can't be set.
+...). Transient errors (no connection, a server that hangs, 5xx, throttling) are retried for two minutes; a missing
+bucket or denied access is an InputError at once. This uses boto3, whose errors carry codes; pyarrow's have to be told
+apart by their text and, on Linux, its request time-out can't be set.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from botocore.exceptions import (
 )
 
 from ..problems import InputError
-from .retry import Backoff, retried
+from .retry import Backoff, retry
 
 T = TypeVar("T")
-CONNECT_S, READ_S = 3, 10  # a server silent for this long hangs
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 10
 MULTIPART = TransferConfig(
     multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4, preferred_transfer_client="classic"
 )
@@ -53,7 +53,7 @@ class Bucket:
 
     def read(self, key: str) -> bytes:
         """An object's content. Raises FileNotFoundError."""
-        return self._ask(key, lambda s3: bytes(s3.get_object(Bucket=self.name, Key=key)["Body"].read()))
+        return self._call(key, lambda s3: bytes(s3.get_object(Bucket=self.name, Key=key)["Body"].read()))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes of an object from `start` on, fewer at its end; one request. Raises FileNotFoundError."""
@@ -67,7 +67,7 @@ class Bucket:
                     return b""
                 raise
 
-        return self._ask(key, act)
+        return self._call(key, act)
 
     def write(self, key: str, content: bytes) -> None:
         """Replaces an object whole; a large one goes up in parts, several at a time."""
@@ -75,12 +75,12 @@ class Bucket:
         def act(s3: Any) -> None:
             s3.upload_fileobj(io.BytesIO(content), self.name, key, Config=MULTIPART)
 
-        self._ask(key, act)
+        self._call(key, act)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object, or objects below the folder, of this name."""
-        found = self._page(Prefix=key, MaxKeys=1)  # a key sorts before all that it is a prefix of
-        keys = [item["Key"] for item in found.get("Contents", ())]
+        first = self._page(Prefix=key, MaxKeys=1)  # a key sorts before all that it is a prefix of
+        keys = [item["Key"] for item in first.get("Contents", ())]
         if not key or key in keys or any(k.startswith(f"{key}/") for k in keys):
             return True
         return bool(keys) and bool(self._page(Prefix=f"{key}/", MaxKeys=1).get("Contents"))
@@ -88,11 +88,11 @@ class Bucket:
     def names(self, folder: str) -> list[str]:
         """Names directly below a folder, in no order."""
         start = f"{folder}/" if folder else ""
-        found: list[str] = []
+        names: list[str] = []
         for page in self._pages(Prefix=start, Delimiter="/"):
-            found += [item["Key"][len(start) :] for item in page.get("Contents", ())]
-            found += [item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", ())]
-        return [name for name in found if name]  # a folder's own marker object has none
+            names += [item["Key"][len(start) :] for item in page.get("Contents", ())]
+            names += [item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", ())]
+        return [name for name in names if name]  # a folder's own marker object has none
 
     def objects(self, folder: str) -> Iterator[tuple[str, int]]:
         """(key, bytes) of every object below a folder, in the server's order."""
@@ -107,7 +107,7 @@ class Bucket:
             for item in page.get("Contents", ()):
                 name = item["Key"]
                 if not key or name == key or name.startswith(f"{key}/"):
-                    self._ask(name, lambda s3, name=name: s3.delete_object(Bucket=self.name, Key=name))  # type: ignore[misc]
+                    self._call(name, lambda s3, name=name: s3.delete_object(Bucket=self.name, Key=name))  # type: ignore[misc]
 
     def _pages(self, **query: Any) -> Iterator[Any]:
         page = self._page(**query)
@@ -117,29 +117,29 @@ class Bucket:
             yield page
 
     def _page(self, **query: Any) -> Any:
-        return self._ask(query["Prefix"], lambda s3: s3.list_objects_v2(Bucket=self.name, **query))
+        return self._call(query["Prefix"], lambda s3: s3.list_objects_v2(Bucket=self.name, **query))
 
-    def _ask(self, key: str, act: Callable[[Any], T]) -> T:
-        """What `act` gives with the client, tried again while it may; errors in plain words."""
+    def _call(self, key: str, act: Callable[[Any], T]) -> T:
+        """The result of `act`, after retries. Raises InputError, FileNotFoundError, UnreachableError."""
         where = f"s3://{self.name}/{key}".rstrip("/")
         try:
-            return retried(lambda: act(self._client()), may_pass, self.backoff)
+            return retry(lambda: act(self._client()), is_transient, self.backoff)
         except ClientError as error:
-            raise _in_plain_words(error, self.name, where) from error
+            raise _error_of(error, self.name, where) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise InputError(f"access to {where} needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: {error}") from error
         except BotoCoreError as error:
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
-            raise AwayError(f"{where} was out of reach for {self.backoff.total_s:.0f} s: {error}") from error
+            raise UnreachableError(f"{where} was out of reach for {self.backoff.total_s:.0f} s: {error}") from error
 
     def _client(self) -> Any:
         with self._lock:  # making one is not safe in threads, using it is
             if self._connected is None:
                 # our own retries see whole operations; one of boto3's keeps a large upload from starting over
                 config = Config(
-                    connect_timeout=CONNECT_S,
-                    read_timeout=READ_S,
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                    read_timeout=READ_TIMEOUT_S,
                     retries={"mode": "standard", "total_max_attempts": 2},
                     max_pool_connections=32,
                 )
@@ -147,11 +147,11 @@ class Bucket:
             return self._connected
 
 
-class AwayError(OSError):
-    """Object storage did not answer for as long as one waits."""
+class UnreachableError(OSError):
+    """Object storage did not answer, or kept failing, for as long as requests are retried."""
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, ClientError):
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -165,15 +165,15 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _in_plain_words(error: ClientError, bucket: str, where: str) -> Exception:
-    code, said = _code(error), str(error.response.get("Error", {}).get("Message", ""))
+def _error_of(error: ClientError, bucket: str, where: str) -> Exception:
+    code, message = _code(error), str(error.response.get("Error", {}).get("Message", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code == "NoSuchBucket":
         return InputError(f"bucket s3://{bucket} does not exist")
     if code == "NoSuchKey" or status == 404:
         return FileNotFoundError(f"{where} does not exist")
     if code in _DENIED or status in (401, 403):
-        return InputError(f"access to {where} is denied: {code}: {said}")
-    if may_pass(error):
-        return AwayError(f"{where}: the server kept failing: {code}: {said}")
-    return OSError(f"{where}: {code}: {said}")
+        return InputError(f"access to {where} is denied: {code}: {message}")
+    if is_transient(error):
+        return UnreachableError(f"{where}: the server kept failing: {code}: {message}")
+    return OSError(f"{where}: {code}: {message}")

@@ -1,6 +1,6 @@
-"""Files below one root, a folder or `s3://bucket/prefix`, behind one face.
+"""Files below one root, a folder or `s3://bucket/prefix`, behind one interface.
 
-Nothing connects before the first access. How object storage is reached, and what happens while it is away:
+Nothing connects before the first access. How object storage is reached, and what happens while it is unreachable:
 see `s3`.
 """
 
@@ -68,7 +68,7 @@ class Store:
         return Store(f"{self.uri}/{safe_path(path)}")
 
     def local_path(self, path: str = "") -> Path:
-        """Where a file of a local store lies."""
+        """Path of a file of a local store in the file system."""
         assert self.is_local, f"{self.uri} is not a folder"
         return Path(f"{self.uri}/{safe_path(path)}" if path else self.uri)
 
@@ -105,18 +105,18 @@ class Store:
         """(path below `folder`, size in bytes) of every file, sorted by path."""
         if self.is_local:
             start = len(str(self.local_path(folder))) + 1
-            found = [(i.path, i.size) for i in self._infos(folder, recursive=True) if i.type == fs.FileType.File]
+            files = [(i.path, i.size) for i in self._infos(folder, recursive=True) if i.type == fs.FileType.File]
         else:
             key = self._key(folder)
             start = len(key) + 1 if key else 0
-            found = list(self._bucket.objects(key))
-        for path, size in sorted(found):
+            files = list(self._bucket.objects(key))
+        for path, size in sorted(files):
             yield path[start:], size
 
     def _infos(self, folder: str, *, recursive: bool) -> list[Any]:
         selector = fs.FileSelector(str(self.local_path(folder)), recursive=recursive, allow_not_found=True)
-        found = fs.LocalFileSystem().get_file_info(selector)
-        return [i for i in found if not i.base_name.endswith(_PARTIAL)]
+        infos = fs.LocalFileSystem().get_file_info(selector)
+        return [i for i in infos if not i.base_name.endswith(_PARTIAL)]
 
     def delete(self, path: str) -> None:
         """Removes a file or a folder with all in it; nothing happens where there is none."""

@@ -54,9 +54,9 @@ def test_cut_gives_every_row_once_and_marks_the_last():
 
 def test_order_rows_and_arrays_are_those_of_a_plain_loop(executor: str):
     parts = plan()
-    found = collect(parts, executor)
-    assert [place for place, _ in found] == [part.place for part in parts]
-    for part, (_, arrays) in zip(parts, found, strict=True):
+    got = collect(parts, executor)
+    assert [place for place, _ in got] == [part.place for part in parts]
+    for part, (_, arrays) in zip(parts, got, strict=True):
         want = read(part.rows, Store("."))
         assert arrays.keys() == want.keys()
         for name, array in want.items():

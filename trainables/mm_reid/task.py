@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.frames.cache import FrameCache
-from ...datasets.layouts.orbench import Orbench, check, is_orbench
+from ...datasets.layouts.orbench import Orbench, check, holds
 from ...datasets.problems import DataError, InputError
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
@@ -56,7 +56,7 @@ def check_data(store: Store) -> None:
 
 def gallery(store: Store, split: str) -> pa.Table | None:
     """`path` and `identity` of a split's photographs; None where there is no such data set."""
-    if not is_orbench(store):
+    if not holds(store):
         return None
     samples = Orbench(store).samples(split)
     return samples.filter(pc.equal(samples["modality"], "vis"))
@@ -85,7 +85,7 @@ def example(data: Orbench, config: Config) -> dict[str, list[Any]]:
 
 
 def _file(data: Orbench, path: str) -> str:
-    return encode(data.store.read(path))
+    return encode(data.pictures.read(path)[0])
 
 
 def build_model(config: Config, identities: int) -> MmReid:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.frames.cache import FrameCache
-from ...datasets.layouts.cuhk_pedes import PersonText, check, find_annotations
+from ...datasets.layouts.cuhk_pedes import PersonText, check, holds
 from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
@@ -61,7 +61,7 @@ def check_data(store: Store) -> None:
 
 def gallery(store: Store, split: str) -> pa.Table | None:
     """`path` and `identity` of a split's pictures; None where there is no such data set."""
-    return PersonText(store).images(split) if find_annotations(store) is not None else None
+    return PersonText(store).images(split) if holds(store) else None
 
 
 def make_config(fields: Mapping[str, Any]) -> Config:
@@ -107,7 +107,7 @@ def example(data: PersonText, config: Config) -> dict[str, list[Any]]:
     """A row of real input for `serve(...).predict`: a caption and three pictures, base64 since it must survive JSON."""
     paths = data.images("test").column("path").to_pylist()[:3]
     caption = data.captions("test").column("text")[0].as_py()
-    return {"text": [caption], "gallery": [[encode(data.store.read(path)) for path in paths]]}
+    return {"text": [caption], "gallery": [[encode(data.pictures.read(path)[0]) for path in paths]]}
 
 
 class Task:

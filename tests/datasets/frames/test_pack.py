@@ -12,7 +12,7 @@ from PIL import Image
 from refsweep.datasets.fingerprint import fingerprint
 from refsweep.datasets.frames import pack as packing
 from refsweep.datasets.frames.pack import Packing, pack
-from refsweep.datasets.frames.packed import FACTS, UNFINISHED, shard_path
+from refsweep.datasets.frames.packed import INFO_FILE, UNFINISHED_FILE, shard_path
 from refsweep.datasets.layouts.refer_kitti import ReferKitti
 from refsweep.datasets.layouts.refer_kitti_check import check
 from refsweep.datasets.problems import DataError, InputError
@@ -51,7 +51,7 @@ def test_an_interrupted_pack_is_refused_and_goes_on_to_the_same_files(
     made: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Packing
 ):
     want, source, plain = tree(packed), Store(str(made)), Store.write
-    moments = [*sorted(path for path in want if path.startswith("frames/")), FACTS, "splits.json"]
+    moments = [*sorted(path for path in want if path.startswith("frames/")), INFO_FILE, "splits.json"]
     for moment in [(path, late) for path in moments for late in (False, True)]:
         out = tmp_path / f"{moments.index(moment[0])}-{moment[1]}"
 
@@ -65,21 +65,21 @@ def test_an_interrupted_pack_is_refused_and_goes_on_to_the_same_files(
             patch.setattr(Store, "write", write)
             with pytest.raises(Crash):
                 pack(source, Store(str(out)), small)
-        if moment == (FACTS, True):
-            assert check(Store(str(out))).problems == []  # complete, but for the mark of its beginning
+        if moment == (INFO_FILE, True):
+            assert check(Store(str(out))).problems == []  # complete, but for the file that marks its beginning
             continue
         problems = check(Store(str(out))).problems
         assert problems, moment
-        found = pack(source, Store(str(out)), small)
+        result = pack(source, Store(str(out)), small)
         assert tree(out) == want, moment
         if moment[0] == shard_path(2):
-            assert 0 < found["went_on_after"] < 144
+            assert 0 < result["went_on_after"] < 144
         shutil.rmtree(out)
 
 
 def test_an_unfinished_pack_says_what_to_do(made: Path, tmp_path: Path):
     shutil.copytree(made, tmp_path / "out")
-    (tmp_path / "out" / UNFINISHED).write_text("{}")
+    (tmp_path / "out" / UNFINISHED_FILE).write_text("{}")
     with pytest.raises(DataError, match="packing was not finished: the same `data pack` goes on with it"):
         ReferKitti(Store(str(tmp_path / "out"))).size("0001")
     assert "packing was not finished" in str(check(Store(str(tmp_path / "out"))).problems[0])
@@ -88,17 +88,17 @@ def test_an_unfinished_pack_says_what_to_do(made: Path, tmp_path: Path):
 def test_packs_of_the_same_data_have_one_fingerprint_others_differ(
     made: Path, made_copy: Path, tmp_path: Path, small: Packing
 ):
-    def mark(source: Path, name: str, options: Packing) -> str:
+    def packed_fingerprint(source: Path, name: str, options: Packing) -> str:
         pack(Store(str(source)), Store(str(tmp_path / name)), options)
         return fingerprint(Store(str(tmp_path / name)))
 
-    first = mark(made, "a", small)
-    assert mark(made, "b", small) == first
-    assert mark(made, "c", Packing(frame_px=104)) != first
+    first = packed_fingerprint(made, "a", small)
+    assert packed_fingerprint(made, "b", small) == first
+    assert packed_fingerprint(made, "c", Packing(frame_px=104)) != first
     frame = made_copy / frame_paths(made)[5]
     with Image.open(frame) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(frame)
-    assert mark(made_copy, "d", small) != first
+    assert packed_fingerprint(made_copy, "d", small) != first
 
 
 def test_a_frame_that_will_not_decode_is_named(made_copy: Path, tmp_path: Path, small: Packing):
@@ -106,7 +106,7 @@ def test_a_frame_that_will_not_decode_is_named(made_copy: Path, tmp_path: Path, 
     (made_copy / path).write_bytes((made_copy / path).read_bytes()[:900])
     with pytest.raises(DataError, match=f"{path}: frame won't decode"):
         pack(Store(str(made_copy)), Store(str(tmp_path / "out")), small)
-    assert not (tmp_path / "out" / FACTS).exists()
+    assert not (tmp_path / "out" / INFO_FILE).exists()
 
 
 def test_places_and_options_that_can_not_be_are_refused(made: Path, packed: Path, tmp_path: Path, small: Packing):
@@ -123,10 +123,10 @@ def test_places_and_options_that_can_not_be_are_refused(made: Path, packed: Path
             pack(source, Store(str(out)), small)
     with pytest.raises(InputError, match="is packed already"):
         pack(Store(str(packed)), Store(str(tmp_path / "x")), small)
-    with pytest.raises(InputError, match="no Refer-KITTI data here"):
+    with pytest.raises(InputError, match="no data set of a known layout here"):
         pack(Store(str(taken)), Store(str(tmp_path / "x")), small)
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / UNFINISHED).write_text("{}")
+    (tmp_path / "begun" / UNFINISHED_FILE).write_text("{}")
     with pytest.raises(InputError, match="was begun from other data or with other options"):
         pack(source, Store(str(tmp_path / "begun")), small)
     assert not (tmp_path / "x").exists()

@@ -7,7 +7,6 @@ import json
 import random
 import re
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +19,10 @@ from refsweep.datasets.fingerprint import fingerprint
 from refsweep.datasets.frames import pack as packing
 from refsweep.datasets.frames.cache import FrameCache, square
 from refsweep.datasets.frames.pack import Packing, pack
-from refsweep.datasets.frames.packed import FACTS, INDEX, PackedFrames, shard_path
+from refsweep.datasets.frames.packed import INDEX_FILE, INFO_FILE, PackedFrames, shard_path
 from refsweep.datasets.layouts.refer_kitti import FRAMES, SPLITS, ReferKitti
 from refsweep.datasets.layouts.refer_kitti_check import check
 from refsweep.datasets.problems import DataError
-from refsweep.datasets.storage.lru import Lru
 from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import cut, stream
 from refsweep.orchestration.train import train_once
@@ -48,8 +46,8 @@ class Counted(Store):
 
 def test_frames_and_all_other_files_are_what_they_were(made: Path, packed: Path):
     frames, before, after = PackedFrames(Store(str(packed))), tree(made), tree(packed)
-    assert len(frames.facts.shards) > 3
-    assert frames.facts.frames == len(frame_paths(made)) == 144
+    assert len(frames.info.shards) > 3
+    assert frames.info.frames == len(frame_paths(made)) == 144
     for path, content in before.items():
         if path.startswith(FRAMES):
             with Image.open(made / path) as image:
@@ -57,14 +55,18 @@ def test_frames_and_all_other_files_are_what_they_were(made: Path, packed: Path)
         else:
             assert after[path] == content
     ours = {path for path in after if path not in before}
-    assert ours == {FACTS, INDEX, *(shard_path(i) for i in range(len(frames.facts.shards)))}
+    assert ours == {INFO_FILE, INDEX_FILE, *(shard_path(i) for i in range(len(frames.info.shards)))}
 
 
 def test_names_are_those_of_the_folders(made: Path, packed: Path):
     frames, loose = PackedFrames(Store(str(packed))), Store(str(made))
     for video in loose.names(FRAMES):
         assert frames.names(f"{FRAMES}/{video}") == loose.names(f"{FRAMES}/{video}")
-    assert frames.names(FRAMES) == frames.names("nowhere") == frames.names(f"{FRAMES}/000") == []
+        assert list(frames.walk(f"{FRAMES}/{video}")) == loose.names(f"{FRAMES}/{video}")
+    assert frames.names(FRAMES) == loose.names(FRAMES)
+    assert frames.names("") == ["KITTI"]
+    assert list(frames.walk("")) == frame_paths(made)
+    assert frames.names("nowhere") == frames.names(f"{FRAMES}/000") == list(frames.walk("nowhere")) == []
     for path in ("a", "z", f"{FRAMES}/0001/000000.pn", f"{FRAMES}/0001/999999.png"):
         with pytest.raises(FileNotFoundError, match="was not packed"):
             frames.read(path)
@@ -79,7 +81,9 @@ def test_an_index_of_many_row_groups_finds_every_frame(
     assert len(frames._starts) == -(-144 // 7)
     for path in frame_paths(made):
         assert frames.read(path)[0] == (made / path).read_bytes()
-    for video in Store(str(made)).names(FRAMES):
+    videos = Store(str(made)).names(FRAMES)
+    assert frames.names(FRAMES) == videos
+    for video in videos:
         assert len(frames.names(f"{FRAMES}/{video}")) == 24
 
 
@@ -92,9 +96,9 @@ def batches(data: ReferKitti) -> Iterator[dict[str, Any]]:
 
 
 def test_batches_are_bit_equal(made: Path, packed: Path):
-    want, found = list(batches(ReferKitti(Store(str(made))))), list(batches(ReferKitti(Store(str(packed)))))
-    assert len(want) == len(found) > 5
-    for a, b in zip(want, found, strict=True):
+    want, got = list(batches(ReferKitti(Store(str(made))))), list(batches(ReferKitti(Store(str(packed)))))
+    assert len(want) == len(got) > 5
+    for a, b in zip(want, got, strict=True):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
@@ -149,10 +153,10 @@ def test_a_shrunk_frame_keeps_its_geometry(frame_px: int, tmp_path: Path):
     for box in ([10, 8, 60, 30], [33.7, 10.2, 47.9, 20.9], [20, 9, 23, 31]):
         for window in ((0, 0, 1, 1), (0.2, 0.3, 0.5, 0.6)):
             want = square(full.frame, box, 32, window).astype(int)
-            found = square(kept.frame, box, 32, window, kept.size).astype(int)
+            got = square(kept.frame, box, 32, window, kept.size).astype(int)
             inside = want[..., 2] == 90  # where there is no padding: that lies in the same places
-            np.testing.assert_array_equal(found[..., 2] > 0, want[..., 2] > 0)
-            assert np.abs(found - want)[inside].max() <= 1.5
+            np.testing.assert_array_equal(got[..., 2] > 0, want[..., 2] > 0)
+            assert np.abs(got - want)[inside].max() <= 1.5
     restored = cache.get(out, path).astype(int)
     assert np.abs(restored - full.frame)[4:-4, 4:-4].max() <= 1.5
 
@@ -164,8 +168,8 @@ def test_crops_of_shrunk_frames_differ_by_detail_only(made: Path, tmp_path: Path
     """
     out = Store(str(tmp_path / "out"))
     pack(Store(str(made)), out, Packing(frame_px=104))
-    want, found = list(batches(ReferKitti(Store(str(made))))), list(batches(ReferKitti(out)))
-    for a, b in zip(want, found, strict=True):
+    want, got = list(batches(ReferKitti(Store(str(made))))), list(batches(ReferKitti(out)))
+    for a, b in zip(want, got, strict=True):
         for name in a.keys() - {"crop", "frame"}:
             np.testing.assert_array_equal(a[name], b[name])
     data, small = ReferKitti(Store(str(made))), ReferKitti(out)
@@ -221,39 +225,8 @@ def test_threads_read_what_was_packed_and_no_group_twice(made: Path, packed: Pat
             assert content == (made / path).read_bytes()
     groups = {(p.shard, p.group) for p in map(frames.place, paths)}
     shards = {shard for shard, _ in groups}
-    whole_index = [path for path, _ in store.ranges if path == INDEX]
+    whole_index = [path for path, _ in store.ranges if path == INDEX_FILE]
     assert len(store.ranges) - len(whole_index) <= len(groups) + 2 * len(shards)
-
-
-def test_what_is_kept_is_bounded_and_the_last_always_kept():
-    lru: Lru[bytes] = Lru(100, len)
-    for i in range(50):
-        assert lru.get(i, lambda i=i: bytes([i]) * 30) == bytes([i]) * 30  # type: ignore[misc]
-        assert lru.bytes <= 100
-    assert lru.get("large", lambda: bytes(500)) == bytes(500)
-    assert lru.bytes == 500
-    lru.get(0, lambda: b"again")
-    assert lru.bytes == 5
-
-
-def test_threads_that_ask_for_one_value_make_it_once_and_share_its_error():
-    lru: Lru[int] = Lru(100, lambda _: 1)
-    made, gate = [], threading.Event()
-
-    def make() -> int:
-        gate.wait(5)
-        made.append(1)
-        if len(made) == 1:
-            raise OSError("no")
-        return 7
-
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(lru.get, "a", make) for _ in range(4)]
-        gate.set()
-        errors = [f.exception() for f in asked]
-    assert any(isinstance(e, OSError) for e in errors)
-    assert lru.get("a", make) == 7
-    assert lru.get("a", lambda: 8) == 7
 
 
 @pytest.mark.parametrize("frame_px", [None, 104])
@@ -289,9 +262,9 @@ def test_a_stream_from_object_storage_gives_the_rows_of_the_folder(
     data = ReferKitti(Store(str(made)))
     tracks = TrainingSet(data, data.videos("train"), 8).tracks
     parts = cut(training_plan(tracks, Sampling(), np.random.default_rng(0)), 4, 0, "train")[:6]
-    found = list(stream(parts, Reader(32, 48, FrameCache(8)), remote, executor=executor, workers=2))
-    assert [place for place, _ in found] == [part.place for part in parts]
-    for part, (_, arrays) in zip(parts, found, strict=True):
+    got = list(stream(parts, Reader(32, 48, FrameCache(8)), remote, executor=executor, workers=2))
+    assert [place for place, _ in got] == [part.place for part in parts]
+    for part, (_, arrays) in zip(parts, got, strict=True):
         want = Reader(32, 48, data.frames)(part.rows, data.store)
         assert arrays.keys() == want.keys()
         for name in want:
@@ -309,11 +282,11 @@ def look_at_all(out: Path) -> None:
     [
         (shard_path(0), None, "frames/00000.parquet: part of the packed data set is missing"),
         (shard_path(0), b"PAR1", "frames/00000.parquet: not what was packed"),
-        (INDEX, None, "frames/index.parquet: part of the packed data set is missing"),
-        (INDEX, b"scrap", "frames/index.parquet: not what was packed"),
-        (FACTS, b"scrap", "packed.json: must be written by `data pack`, format 1"),
-        (FACTS, b'{"format": 2}', "packed.json: must be written by `data pack`, format 1"),
-        (FACTS, b'{"format": 1}', "packed.json: must be written by `data pack`, format 1"),
+        (INDEX_FILE, None, "frames/index.parquet: part of the packed data set is missing"),
+        (INDEX_FILE, b"scrap", "frames/index.parquet: not what was packed"),
+        (INFO_FILE, b"scrap", "packed.json: must be written by `data pack`, format 1"),
+        (INFO_FILE, b'{"format": 2}', "packed.json: must be written by `data pack`, format 1"),
+        (INFO_FILE, b'{"format": 1}', "packed.json: must be written by `data pack`, format 1"),
     ],
 )
 def test_a_damaged_pack_is_named(path: str, content: bytes | None, message: str, packed: Path, tmp_path: Path):

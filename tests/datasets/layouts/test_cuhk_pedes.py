@@ -12,27 +12,32 @@ import pytest
 from PIL import Image
 from refsweep.datasets.fingerprint import fingerprint
 from refsweep.datasets.frames.cache import FrameCache
-from refsweep.datasets.layouts.captions import split_caption
 from refsweep.datasets.layouts.cuhk_pedes import SPLITS, PersonText, check
 from refsweep.datasets.layouts.cuhk_pedes_write import Item, write_annotations
-from refsweep.datasets.layouts.held_out import halves, take
+from refsweep.datasets.layouts.shared.captions import split_caption
+from refsweep.datasets.layouts.shared.held_out import halves, take
 from refsweep.datasets.problems import DataError, InputError
 from refsweep.datasets.storage.store import Store
 
-SAID = "A tall man with black hair wears a red shirt."
+CAPTION = "A tall man with black hair wears a red shirt."
 
 
 def items(*, train: int = 6, val: int = 4, test: int = 3) -> list[dict[str, Any]]:
     """Two pictures of each identity, numbered on through the splits from 1."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for split, count in (("train", train), ("val", val), ("test", test)):
         for _ in range(count):
-            identity = len(found) // 2 + 1
-            found += [
-                {"split": split, "captions": [f"{SAID} {n}"], "file_path": f"cam_a/{identity}_{n}.jpg", "id": identity}
+            identity = len(rows) // 2 + 1
+            rows += [
+                {
+                    "split": split,
+                    "captions": [f"{CAPTION} {n}"],
+                    "file_path": f"cam_a/{identity}_{n}.jpg",
+                    "id": identity,
+                }
                 for n in range(2)
             ]
-    return found
+    return rows
 
 
 def write(root: Path, content: Any, name: str = "reid_raw.json", *, pictures: bool = True) -> Store:
@@ -78,8 +83,8 @@ def test_captions_are_split_clause_by_clause(text: str, identity: str, clothing:
 
 def test_no_word_of_a_caption_is_lost_and_none_is_added():
     rng = np.random.default_rng(0)
-    said = "a man, woman. with and in red; tall shirt hair wearing has boots street! it 5 who carrying thin"
-    words = said.split()
+    vocabulary = "a man, woman. with and in red; tall shirt hair wearing has boots street! it 5 who carrying thin"
+    words = vocabulary.split()
     for _ in range(300):
         text = " ".join(rng.choice(words, int(rng.integers(1, 15))))
         parts = split_caption(text)
@@ -137,7 +142,7 @@ def test_captions_belong_to_images_not_to_identities(tmp_path: Path):
 @pytest.mark.parametrize("name", ["reid_raw.json", "caption_all.json", "ICFG-PEDES.json", "data_captions.json"])
 def test_what_is_written_is_read_in_every_layout(name: str, tmp_path: Path):
     rows = [
-        Item(split, identity, f"{identity:04d}_c{identity % 3}_1.jpg", [SAID, f"A woman {identity}."])
+        Item(split, identity, f"{identity:04d}_c{identity % 3}_1.jpg", [CAPTION, f"A woman {identity}."])
         for identity, split in enumerate(("train", "train", "train", "val", "val", "test"))
     ]
     store = Store(str(tmp_path))
@@ -145,13 +150,13 @@ def test_what_is_written_is_read_in_every_layout(name: str, tmp_path: Path):
     assert ("img_path" in (tmp_path / name).read_text()) == (name == "data_captions.json")
     data = PersonText(store)
     assert data.images("test").to_pylist() == [{"path": "imgs/0005_c2_1.jpg", "identity": 5, "camera": 2}]
-    assert data.captions("test")["text"].to_pylist() == [SAID, "A woman 5."]
+    assert data.captions("test")["text"].to_pylist() == [CAPTION, "A woman 5."]
     assert data.images("train")["camera"].to_pylist() == [0, 1, 2]
 
 
 def test_captions_without_a_split_follow_the_published_ids(tmp_path: Path):
     content = [
-        {"captions": [SAID], "file_path": f"{identity}.png", "id": identity}
+        {"captions": [CAPTION], "file_path": f"{identity}.png", "id": identity}
         for identity in (1, 11003, 11004, 12003, 12004, 13003)
     ]
     data = PersonText(write(tmp_path, content, "caption_all.json"))
@@ -180,7 +185,7 @@ def test_annotations_may_lie_in_a_folder_of_their_own(tmp_path: Path):
 
 def test_what_is_left_out_is_counted_and_nothing_else_is(tmp_path: Path):
     content = items()
-    content[0]["captions"] = [SAID, "", "  ", SAID, "Another man."]
+    content[0]["captions"] = [CAPTION, "", "  ", CAPTION, "Another man."]
     content[2]["captions"] = [""]
     content.append({**content[4], "captions": ["Listed again."]})
     data = PersonText(write(tmp_path, content))
@@ -193,10 +198,10 @@ def test_what_is_left_out_is_counted_and_nothing_else_is(tmp_path: Path):
     by_image: dict[int, list[str]] = {}
     for row in data.captions("train").to_pylist():
         by_image.setdefault(row["image"], []).append(row["text"])
-    assert by_image[0] == [SAID, "Another man."]
+    assert by_image[0] == [CAPTION, "Another man."]
     assert 2 not in by_image
     assert data.images("train").num_rows == 12, "an image without a caption stays"
-    assert by_image[4] == [f"{SAID} 0", "Listed again."]
+    assert by_image[4] == [f"{CAPTION} 0", "Listed again."]
 
 
 def put(number: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:

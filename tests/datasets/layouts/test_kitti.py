@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refsweep.datasets.layouts import kitti
+from refsweep.datasets.layouts.shared import kitti
 from refsweep.datasets.problems import DataError
 
 LABEL = "3 7 Car 0.00 1 -1.57 100.0 50.5 200.0 120.25 1.5 1.6 4.0 -2.0 1.7 20.0 -1.57"
@@ -66,12 +66,12 @@ def test_real_labels_tracks_and_detections_are_read(shared: Path):
     tracks = kitti.read_labels((folder / "tracks" / "YOLOX-STRONG-SORT" / "0005.txt").read_text(), "0005")
     assert len(tracks) == 883
     assert np.isfinite(tracks.score_N).all()
-    found = kitti.read_detections((folder / "detections" / "Car" / "0005.txt").read_text(), "0005")
-    assert set(found.category_N.tolist()) == {"Car"}
+    detections = kitti.read_detections((folder / "detections" / "Car" / "0005.txt").read_text(), "0005")
+    assert set(detections.category_N.tolist()) == {"Car"}
     # detections and labels speak of the same boxes: most cars near us are found
     near = labels.take((labels.category_N == "Car") & (labels.location_N3[:, 2] < 20) & (labels.occluded_N == 0))
     hit = 0
     for frame, box in zip(near.frame_N, near.xyxy_N4, strict=True):
-        other = found.xyxy_N4[found.frame_N == frame]
+        other = detections.xyxy_N4[detections.frame_N == frame]
         hit += bool(len(other)) and float(np.abs(other - box).max(1).min()) < 40
     assert hit / len(near) > 0.8

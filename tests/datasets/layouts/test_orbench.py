@@ -178,8 +178,8 @@ def test_check_counts_and_names_pictures_that_will_not_decode(tmp_path: Path):
     counts = check(store).counts
     assert [counts[name] for name in ("identities", *MODALITIES)] == [12, 24, 12, 12, 12, 12]
     (tmp_path / "test/sk/0011/0011_src_c03_0.jpg").write_bytes(b"scrap")
-    (found,) = check(store).problems
-    assert str(found).startswith("test/sk/0011/0011_src_c03_0.jpg: image won't decode")
+    (problem,) = check(store).problems
+    assert str(problem).startswith("test/sk/0011/0011_src_c03_0.jpg: image won't decode")
     assert check(store, decode=False).problems == []
 
 

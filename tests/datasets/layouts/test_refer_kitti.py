@@ -95,11 +95,11 @@ def test_ids_that_do_not_match_labels_with_ids_are_all_reported(tmp_path: Path):
     ids.write("0001/000000.txt", "\n".join(lines).encode())
     with pytest.raises(DataError) as caught:
         build_labels(store, Store(str(tmp_path / "label_02")), "aligned", ids)
-    said = "\n".join(str(p) for p in caught.value.problems)
+    text = "\n".join(str(p) for p in caught.value.problems)
     assert len(caught.value.problems) == 3
-    assert "id 1: its box differs" in said
-    assert "id 2: is in KITTI's labels only" in said
-    assert "id 3: is not in KITTI's labels" in said
+    assert "id 1: its box differs" in text
+    assert "id 2: is in KITTI's labels only" in text
+    assert "id 3: is not in KITTI's labels" in text
     assert not store.exists(LABELS_FILE)
 
 
@@ -220,8 +220,8 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_each_fault_is_found_with_its_place(name: str, made_copy: Path):
     break_it, message = BREAKS[name]
     break_it(made_copy)
-    said = [str(p) for p in check(Store(str(made_copy))).problems]
-    assert any(message in line for line in said), said[:10]
+    problems = [str(p) for p in check(Store(str(made_copy))).problems]
+    assert any(message in line for line in problems), problems[:10]
 
 
 def test_no_data_is_an_input_error(tmp_path: Path):

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from refsweep.datasets.fingerprint import fingerprint
-from refsweep.datasets.layouts import kitti
 from refsweep.datasets.layouts.refer_kitti import PUBLISHED_SPLITS, ReferKitti
 from refsweep.datasets.layouts.refer_kitti_check import check
-from refsweep.datasets.made.expressions import expressions_of
-from refsweep.datasets.made.refer_kitti import Recipe, make
-from refsweep.datasets.made.scene import (
+from refsweep.datasets.layouts.shared import kitti
+from refsweep.datasets.made.driving.expressions import expressions_of
+from refsweep.datasets.made.driving.scene import (
     CAMERA_HEIGHT,
     CENTRE_X,
     CENTRE_Y,
@@ -21,11 +20,11 @@ from refsweep.datasets.made.scene import (
     Actor,
     Look,
     Scene,
-    estimate_ego_speed,
-    from_labels,
-    procedural,
     project,
 )
+from refsweep.datasets.made.driving.traffic import procedural
+from refsweep.datasets.made.driving.trajectories import estimate_ego_speed, from_labels
+from refsweep.datasets.made.refer_kitti import Recipe, make
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 
@@ -64,11 +63,11 @@ def test_expressions_are_true_by_geometry():
     scene = Scene(
         video="1", n_frames=20, size=(1242, 375), ego_speed_F=np.full(20, 8.0), actors=(left, right, ahead, woman)
     )
-    found: dict[str, set[int]] = {}
+    ids_of: dict[str, set[int]] = {}
     for seed in range(40):  # every test video draws its own selection
         for raw, frames in expressions_of(scene, np.random.default_rng(seed), test=True, most=999).items():
             assert set(frames) == set(range(20))
-            found[raw] = {number for ids in frames.values() for number in ids}
+            ids_of[raw] = {number for ids in frames.values() for number in ids}
     want = {
         "left-cars-in-black": {0},
         "cars-in-light-color": {1},
@@ -83,9 +82,9 @@ def test_expressions_are_true_by_geometry():
         "walking-females": {3},
         "white-cars-in-the-right": {1},
     }
-    assert {raw: found.get(raw) for raw in want} == want
-    assert "standing-women" not in found
-    assert "cars-in-silver" not in found
+    assert {raw: ids_of.get(raw) for raw in want} == want
+    assert "standing-women" not in ids_of
+    assert "cars-in-silver" not in ids_of
 
 
 def test_some_expressions_are_in_test_videos_only(tmp_path: Path):

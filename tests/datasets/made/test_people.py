@@ -12,10 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from refsweep.datasets.layouts import cuhk_pedes, orbench
-from refsweep.datasets.layouts.captions import split_caption
 from refsweep.datasets.layouts.orbench import IMAGE_MODALITIES
-from refsweep.datasets.made.people import People, PeopleRecipe, Scene, factors, make_cuhk_pedes, make_orbench
-from refsweep.datasets.made.person import COLOURS
+from refsweep.datasets.layouts.shared.captions import split_caption
+from refsweep.datasets.made import cuhk_pedes as made_cuhk_pedes
+from refsweep.datasets.made import orbench as made_orbench
+from refsweep.datasets.made.people.identities import People, PeopleRecipe, Scene
+from refsweep.datasets.made.people.person import COLOURS
+from refsweep.datasets.made.people.write import factors
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.tests.help import tree
@@ -26,14 +29,14 @@ SMALL = PeopleRecipe(identities=20, images=3, changed=0.4, seed=5)
 @pytest.fixture(scope="module")
 def pedes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pedes") / "out"
-    make_cuhk_pedes(Store(str(out)), SMALL)
+    made_cuhk_pedes.make(Store(str(out)), SMALL)
     return out
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bench") / "out"
-    make_orbench(Store(str(out)), SMALL)
+    made_orbench.make(Store(str(out)), SMALL)
     return out
 
 
@@ -43,35 +46,35 @@ def scenes(recipe: PeopleRecipe) -> list[Scene]:
 
 
 def test_the_same_recipe_gives_the_same_bytes(pedes: Path, tmp_path: Path):
-    make_cuhk_pedes(Store(str(tmp_path / "again")), SMALL)
+    made_cuhk_pedes.make(Store(str(tmp_path / "again")), SMALL)
     assert tree(pedes) == tree(tmp_path / "again")
-    make_cuhk_pedes(Store(str(tmp_path / "other")), PeopleRecipe(identities=20, images=3, changed=0.4, seed=6))
+    made_cuhk_pedes.make(Store(str(tmp_path / "other")), PeopleRecipe(identities=20, images=3, changed=0.4, seed=6))
     assert tree(pedes) != tree(tmp_path / "other")
 
 
 def test_a_picture_depends_on_seed_identity_and_number_alone(pedes: Path, tmp_path: Path):
     more = PeopleRecipe(identities=25, images=4, changed=0.4, seed=5)
-    make_cuhk_pedes(Store(str(tmp_path)), more)
+    made_cuhk_pedes.make(Store(str(tmp_path)), more)
     few, many = tree(pedes / "imgs"), tree(tmp_path / "imgs")
     assert few.items() <= many.items()
     data = [cuhk_pedes.PersonText(Store(str(root))) for root in (pedes, tmp_path)]
-    said = [{text for split in cuhk_pedes.SPLITS for text in d.captions(split)["text"].to_pylist()} for d in data]
-    assert said[0] <= said[1]
+    captions = [{text for split in cuhk_pedes.SPLITS for text in d.captions(split)["text"].to_pylist()} for d in data]
+    assert captions[0] <= captions[1]
 
 
 def test_both_layouts_are_sound_and_split_by_identity(pedes: Path, bench: Path):
     for module, root in ((cuhk_pedes, pedes), (orbench, bench)):
         assert module.check(Store(str(root))).problems == []
     data = cuhk_pedes.PersonText(Store(str(pedes)))
-    found = {split: set(data.images(split)["identity"].to_pylist()) for split in cuhk_pedes.SPLITS}
-    assert {split: len(ids) for split, ids in found.items()} == {
+    identities = {split: set(data.images(split)["identity"].to_pylist()) for split in cuhk_pedes.SPLITS}
+    assert {split: len(ids) for split, ids in identities.items()} == {
         "train": 12,
         "calibration": 2,
         "validation": 2,
         "test": 4,
     }
     omni = orbench.Orbench(Store(str(bench)))
-    for split, ids in found.items():
+    for split, ids in identities.items():
         assert set(omni.samples(split)["identity"].to_pylist()) == ids
         assert Counter(omni.samples(split)["modality"].to_pylist()) == {
             **dict.fromkeys(IMAGE_MODALITIES, 3 * len(ids)),
@@ -82,7 +85,7 @@ def test_both_layouts_are_sound_and_split_by_identity(pedes: Path, bench: Path):
 
 @pytest.mark.parametrize("name", ["ICFG-PEDES.json", "data_captions.json"])
 def test_relatives_of_cuhk_pedes_are_made_too(name: str, tmp_path: Path):
-    make_cuhk_pedes(Store(str(tmp_path)), PeopleRecipe(identities=10, images=1), annotations=name)
+    made_cuhk_pedes.make(Store(str(tmp_path)), PeopleRecipe(identities=10, images=1), annotations=name)
     data = cuhk_pedes.PersonText(Store(str(tmp_path)))
     assert data.annotations == name
     assert data.images("test")["camera"].to_pylist() == [0, 1]
@@ -90,12 +93,12 @@ def test_relatives_of_cuhk_pedes_are_made_too(name: str, tmp_path: Path):
 
 def test_object_storage_holds_them_as_well_as_a_folder(s3: str):
     recipe = PeopleRecipe(identities=10, images=1)
-    for name, make, module in (("c", make_cuhk_pedes, cuhk_pedes), ("o", make_orbench, orbench)):
+    for name, make, module in (("c", made_cuhk_pedes.make, cuhk_pedes), ("o", made_orbench.make, orbench)):
         store = Store(f"{s3}/people/{name}")
         make(store, recipe)
-        found = module.check(store)
-        assert found.problems == []
-        assert found.counts["identities"] == 10
+        findings = module.check(store)
+        assert findings.problems == []
+        assert findings.counts["identities"] == 10
 
 
 def test_true_factors_of_every_picture_are_kept(pedes: Path, bench: Path):
@@ -112,29 +115,29 @@ def test_true_factors_of_every_picture_are_kept(pedes: Path, bench: Path):
 
 
 def test_an_identity_keeps_its_traits_and_usually_its_clothes():
-    found = scenes(PeopleRecipe(identities=120, images=4, changed=0.25))
-    usual = {s.identity: s.clothes for s in found if s.outfit == 0}
-    share = np.mean([s.clothes != usual[s.identity] for s in found if s.identity in usual])
+    drawn = scenes(PeopleRecipe(identities=120, images=4, changed=0.25))
+    usual = {s.identity: s.clothes for s in drawn if s.outfit == 0}
+    share = np.mean([s.clothes != usual[s.identity] for s in drawn if s.identity in usual])
     assert 0.18 < share < 0.32
     for identity in range(120):
-        assert len({s.person for s in found if s.identity == identity}) == 1
+        assert len({s.person for s in drawn if s.identity == identity}) == 1
     assert {s.outfit for s in scenes(PeopleRecipe(identities=30, changed=0.0))} == {0}
     assert {s.outfit for s in scenes(PeopleRecipe(identities=30, changed=1.0))} == {1, 2}
 
 
 def test_clothes_say_nothing_about_identity_but_by_habit():
     """Of 1500 people, top colour and each trait are independent: Cramer's V near what chance gives."""
-    found = scenes(PeopleRecipe(identities=1500, images=1, changed=0.0))
-    colours = [s.clothes.top_colour for s in found]
+    drawn = scenes(PeopleRecipe(identities=1500, images=1, changed=0.0))
+    colours = [s.clothes.top_colour for s in drawn]
     for trait in ("gender", "build", "hair_colour", "skin", "gait"):
-        values = [getattr(s.person, trait) for s in found]
+        values = [getattr(s.person, trait) for s in drawn]
         rows, columns = sorted(set(colours)), sorted(set(values))
         count = np.zeros((len(rows), len(columns)))
         for colour, value in zip(colours, values, strict=True):
             count[rows.index(colour), columns.index(value)] += 1
         expected = count.sum(1, keepdims=True) * count.sum(0) / count.sum()
         chi2 = ((count - expected) ** 2 / expected).sum()
-        assert chi2 / (len(found) * (min(count.shape) - 1)) < 0.02, trait
+        assert chi2 / (len(drawn) * (min(count.shape) - 1)) < 0.02, trait
 
 
 def mean_colour(people: People, scene: Scene, modality: str) -> NDArray[np.float64]:
@@ -144,14 +147,14 @@ def mean_colour(people: People, scene: Scene, modality: str) -> NDArray[np.float
 
 def test_modalities_show_what_they_can():
     people = People(PeopleRecipe())
-    found = [s for s in scenes(PeopleRecipe(identities=150, images=1)) if s.clothes.pattern == "plain"]
+    drawn = [s for s in scenes(PeopleRecipe(identities=150, images=1)) if s.clothes.pattern == "plain"]
     for modality, channels in (("vis", (3,)), ("nir", ()), ("sk", ()), ("cp", (3,))):
-        picture = people.picture(found[0], modality)
+        picture = people.picture(drawn[0], modality)
         assert picture.shape == (96, 48, *channels)
         assert picture.dtype == np.uint8
 
     def mean_over(modality: str, **wanted: str) -> NDArray[np.float64]:
-        chosen = [s for s in found if all(getattr(s.clothes, k) == v for k, v in wanted.items())]
+        chosen = [s for s in drawn if all(getattr(s.clothes, k) == v for k, v in wanted.items())]
         return np.mean([mean_colour(people, s, modality) for s in chosen], axis=0)
 
     # colour shows in RGB and in pencil
@@ -163,7 +166,7 @@ def test_modalities_show_what_they_can():
     assert dye < mean_over("nir", top="shirt") - mean_over("nir", top="jacket")
     # drawings are on white paper
     for modality in ("sk", "cp"):
-        assert np.median(people.picture(found[0], modality)[:, :6]) > 235
+        assert np.median(people.picture(drawn[0], modality)[:, :6]) > 235
 
 
 def test_no_picture_of_one_modality_is_another_ones_twin(bench: Path):
@@ -180,10 +183,10 @@ def test_captions_are_parted_into_what_they_were_made_of():
             identity, clothing = split_caption(text)
             assert re.search(r"hair|bob|bun|ponytail|head|skin|face|beard|m(o)?ustache", identity), text
             assert not re.search(r"hair|skin|face|beard|stride|stoop|tall", clothing), text
-            said = {"grey": "gr[ea]y", "purple": "purple|violet"}.get(
+            words = {"grey": "gr[ea]y", "purple": "purple|violet"}.get(
                 scene.clothes.top_colour, scene.clothes.top_colour
             )
-            assert re.search(said, clothing), text
+            assert re.search(words, clothing), text
             clothes = (
                 "shirt|top|sweater|jumper|pullover|hood|jacket|coat|trousers|jeans|shorts|skirt|shoes|bag|backpack"
             )
@@ -193,11 +196,11 @@ def test_captions_are_parted_into_what_they_were_made_of():
 def test_captions_vary_and_leave_things_out():
     people = People(PeopleRecipe(captions=40))
     scene = people.scene(0, 0)
-    said = people.captions(scene)
-    assert len(set(said)) == 40
-    hits = sum(bool(re.search(r"skin", text)) for text in said)
+    captions = people.captions(scene)
+    assert len(set(captions)) == 40
+    hits = sum(bool(re.search(r"skin", text)) for text in captions)
     assert 10 < hits < 40, "mentioned often, not always"
-    assert len({text.split()[0] + text.split()[1] for text in said}) > 3
+    assert len({text.split()[0] + text.split()[1] for text in captions}) > 3
 
 
 def test_a_person_can_be_told_by_shape_and_colour_of_head_and_body():
@@ -241,7 +244,7 @@ def test_a_recipe_that_can_not_be_is_refused(fields: dict[str, float], message: 
 
 def test_a_folder_that_holds_something_is_not_written_to(pedes: Path):
     before = tree(pedes)
-    for make in (make_cuhk_pedes, make_orbench):
+    for make in (made_cuhk_pedes.make, made_orbench.make):
         with pytest.raises(InputError, match="must be empty or new"):
             make(Store(str(pedes)), SMALL)
     assert tree(pedes) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from refsweep.datasets.storage.retry import Backoff, retried
+from refsweep.datasets.storage.retry import Backoff, retry
 
 
 class Clock:
@@ -32,7 +32,7 @@ def test_what_works_again_is_returned_after_waits_below_limits_that_double():
         return "done"
 
     backoff = Backoff(first_s=1.0, most_s=6.0, total_s=1e9)
-    assert retried(act, away, backoff, sleep=clock.sleep, clock=lambda: clock.now) == "done"
+    assert retry(act, away, backoff, sleep=clock.sleep, clock=lambda: clock.now) == "done"
     limits = [1.0, 2.0, 4.0, 6.0, 6.0, 6.0, 6.0, 6.0]
     assert len(clock.waits) == 8
     assert all(0 <= wait <= limit for wait, limit in zip(clock.waits, limits, strict=True))
@@ -46,7 +46,7 @@ def test_waits_differ_between_clients():
             raise ConnectionError("refused")
 
         with pytest.raises(ConnectionError):
-            retried(act, away, Backoff(total_s=30), sleep=clock.sleep, clock=lambda: clock.now)
+            retry(act, away, Backoff(total_s=30), sleep=clock.sleep, clock=lambda: clock.now)
         return clock.waits
 
     assert waits() != waits()
@@ -59,7 +59,7 @@ def test_the_last_error_is_raised_when_time_is_up_and_not_before():
         raise ConnectionError(f"refused at {clock.now}")
 
     with pytest.raises(ConnectionError, match="refused at"):
-        retried(act, away, Backoff(total_s=20, most_s=4), sleep=clock.sleep, clock=lambda: clock.now)
+        retry(act, away, Backoff(total_s=20, most_s=4), sleep=clock.sleep, clock=lambda: clock.now)
     assert 16 <= clock.now <= 20
 
 
@@ -70,7 +70,7 @@ def test_an_error_that_will_not_pass_is_raised_at_once():
         raise PermissionError("no")
 
     with pytest.raises(PermissionError):
-        retried(act, away, sleep=clock.sleep, clock=lambda: clock.now)
+        retry(act, away, sleep=clock.sleep, clock=lambda: clock.now)
     assert clock.waits == []
 
 
@@ -84,5 +84,5 @@ def test_random_numbers_of_training_are_left_alone():
 
     random.seed(5)
     before = random.getstate()
-    retried(act, away, sleep=lambda _: None)
+    retry(act, away, sleep=lambda _: None)
     assert random.getstate() == before

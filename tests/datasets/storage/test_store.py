@@ -27,8 +27,8 @@ def test_what_is_written_is_read(store: Store):
 
 def test_ranges_are_cut_off_at_the_end(store: Store):
     store.write("a", b"0123456789")
-    found = [store.read_range("a", *span) for span in ((0, 4), (3, 1), (8, 5), (10, 1), (90, 9))]
-    assert found == [b"0123", b"3", b"89", b"", b""]
+    parts = [store.read_range("a", *span) for span in ((0, 4), (3, 1), (8, 5), (10, 1), (90, 9))]
+    assert parts == [b"0123", b"3", b"89", b"", b""]
     with pytest.raises(FileNotFoundError):
         store.read_range("b", 0, 1)
 

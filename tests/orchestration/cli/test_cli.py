@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from refsweep.datasets.discovery import made_kinds
 from refsweep.orchestration.cli import main as cli
 from refsweep.orchestration.execution import ray_start
 from refsweep.orchestration.ledger.ledger import Ledger
@@ -74,7 +75,7 @@ def write(spec: dict[str, Any]) -> str:
             "search.pruner: must be none with several objectives, got asha",
         ),
         ({"trainable": "ikun", "objective": {"metric": "hota", "mode": "max"}}, "data: ikun needs data, got none"),
-        ({"data": "made:films"}, "after made: must be one of refer-kitti, cuhk-pedes, orbench, got 'films'"),
+        ({"data": "made:films"}, f"after made: must be one of {', '.join(made_kinds())}, got 'films'"),
         ({"data": "made:refer-kitti?films=3"}, "takes videos, frames, width, expressions and seed, got films=3"),
         ({"data": "made:orbench?videos=3"}, "takes identities, images, captions, .* and seed, got videos=3"),
         ({"data": "made:cuhk-pedes?changed=often"}, "takes .*, changed, .*, got changed=often"),
@@ -258,7 +259,7 @@ def test_data_of_no_known_layout_is_bad_input(refsweep: Refsweep):
     code, out, _ = refsweep("data", "check", ".")
     assert code == 2
     assert re.search(
-        "no data set of a known layout here: .*expression/.*reid_raw.json.*vis, nir, sk, cp", " ".join(out.split())
+        "no data set of a known layout here: .*reid_raw.json.*vis, nir, sk, cp.*expression/", " ".join(out.split())
     )
 
 
@@ -300,7 +301,7 @@ def test_a_bucket_that_is_missing_or_closed_is_bad_input(refsweep: Refsweep, s3:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     code, out, _ = refsweep("data", "check", f"{s3}/x")
     assert code == 2
-    assert re.search("access to s3://bucket/x/splits.json is denied", out)
+    assert re.search("access to s3://bucket/x is denied", out)
 
 
 def test_training_again_goes_on_from_its_checkpoint(refsweep: Refsweep):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from refsweep.datasets.layouts.refer_kitti import normalise
-from refsweep.datasets.made.expressions import _templates
+from refsweep.datasets.made.driving.expressions import _templates
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.trainables.towers.clip import SIZES, VOCABULARY, ClipTowers, TowerSizes, _resample, build

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .figure import CHIN, SHOULDER, Figure, Layer
 from .person import FACES
-from .person_figure import CHIN, SHOULDER, Figure, Layer
 
 
 def _face(figure: Figure) -> tuple[float, float]:

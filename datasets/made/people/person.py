@@ -1,4 +1,4 @@
-"""What a made person is (identity), what a made person wears (clothes), and how a picture is taken (shot).
+"""A made person: the identity, the clothes, and the shot, which is how a picture is taken.
 
 The three are drawn separately, each from a generator of its own seeds, so that clothes say nothing about the
 identity but by habit: an identity has some outfits and usually wears the first.

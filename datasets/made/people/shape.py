@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .figure import ANKLE, HIP, KNEE, SHOULDER, Figure, Layer, Layers
+from .head import hair_behind, head
 from .person import Clothes, Person, Shot
-from .person_figure import ANKLE, HIP, KNEE, SHOULDER, Figure, Layer, Layers
-from .person_head import hair_behind, head
 
 
 def layers(person: Person, clothes: Clothes, shot: Shot, height: int, width: int) -> Layers:

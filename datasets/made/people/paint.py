@@ -9,9 +9,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from .figure import Layer, Layers
 from .person import COLOURS, HAIR, SKIN, Clothes, Person, Shot
-from .person_figure import Layer, Layers
-from .person_shape import layers as layers_of
+from .shape import layers as layers_of
 
 Picture = NDArray[np.uint8]  # height x width x 3, or height x width where the modality has one channel
 
@@ -128,10 +128,10 @@ def _drawn(layers: Layers, rng: Generator) -> Layers:
 
 
 def _outlines(layers: Layers) -> NDArray[np.bool_]:
-    found = np.zeros(layers.shape, bool)
-    found[:, 1:] |= layers[:, 1:] != layers[:, :-1]
-    found[1:] |= layers[1:] != layers[:-1]
-    return found
+    edges = np.zeros(layers.shape, bool)
+    edges[:, 1:] |= layers[:, 1:] != layers[:, :-1]
+    edges[1:] |= layers[1:] != layers[:-1]
+    return edges
 
 
 def _strokes(shape: tuple[int, ...], rng: Generator, step: int) -> NDArray[np.bool_]:

@@ -1,12 +1,12 @@
-"""Small things that readers of annotation files share."""
+"""Reading JSON annotation files, and showing their values in messages."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from ..problems import DataError, Problem
-from ..storage.store import Store
+from ...problems import DataError, Problem
+from ...storage.store import Store
 
 _SHOWN = 60
 
@@ -23,5 +23,5 @@ def read_json(store: Store, path: str) -> Any:
 
 def short(value: Any) -> str:
     """A value as an error shows it."""
-    said = repr(value)
-    return said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

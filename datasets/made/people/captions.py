@@ -1,6 +1,6 @@
-"""Describes a made person in words: identity and clothes, in many sentences, never all that there is to say.
+"""Writes captions of a made person: identity and clothes, in many phrasings, each leaving something out.
 
-Each clause speaks of the person or of the clothes, so that `split_caption` can part them again.
+Each clause is about the person or about the clothes, so that `split_caption` can separate them again.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _subject(person: Person, noun: str, rng: Generator) -> str:
 def _traits(person: Person, rng: Generator) -> str:
     """Hair, and some of skin, face and beard."""
     hair = _one(_HAIR[person.hair], rng).format(_one(_HAIR_COLOUR[person.hair_colour], rng))
-    said = [hair] if rng.random() < 0.92 else []
+    traits = [hair] if rng.random() < 0.92 else []
     options: Mapping[str, Sequence[str]] = {
         "skin": _SKIN[person.skin],
         "face": _FACE[person.face],
@@ -151,9 +151,9 @@ def _traits(person: Person, rng: Generator) -> str:
     }
     for name, share in (("skin", 0.7), ("face", 0.45), ("beard", 0.8)):
         if options[name] and rng.random() < share:
-            said.append(_one(options[name], rng))
-    said = said or [hair]
-    return _listed([said[i] for i in rng.permutation(len(said))])
+            traits.append(_one(options[name], rng))
+    traits = traits or [hair]
+    return _listed([traits[i] for i in rng.permutation(len(traits))])
 
 
 def _maybe_gait(person: Person, noun: str, rng: Generator) -> str:
@@ -170,13 +170,13 @@ def _clothes(clothes: Clothes, rng: Generator) -> str:
     """The top, and some of the rest."""
     colour, top = _one(_COLOUR[clothes.top_colour], rng), _one(_TOP[clothes.top], rng)
     pattern = _one(_PATTERN[clothes.pattern], rng) if clothes.pattern != "plain" and rng.random() < 0.8 else ""
-    said = [_article(" ".join(word for word in (colour, pattern, top) if word))]
+    items = [_article(" ".join(word for word in (colour, pattern, top) if word))]
     if rng.random() < 0.8:
         lower, shade = _one(_BOTTOM[clothes.bottom], rng), _one(_COLOUR[clothes.bottom_colour], rng)
-        said.append(lower.format(shade) if "{}" in lower else f"{shade} {lower}")
+        items.append(lower.format(shade) if "{}" in lower else f"{shade} {lower}")
     if rng.random() < 0.5:
-        said.append(f"{_one(_COLOUR[clothes.shoe_colour], rng)} {_one(_SHOES, rng)}")
-    words = _listed(said)
+        items.append(f"{_one(_COLOUR[clothes.shoe_colour], rng)} {_one(_SHOES, rng)}")
+    words = _listed(items)
     if clothes.bag != "none" and rng.random() < 0.75:
         words += f" {_one(('with', 'and carries', 'carrying'), rng)} {_article(f'{clothes.bag_colour} {clothes.bag}')}"
     return words

@@ -1,4 +1,4 @@
-"""Which identities are kept from training where a data set does not say: the same ones in every run."""
+"""Which identities are held out from training where a data set names none: the same ones in every run."""
 
 from __future__ import annotations
 

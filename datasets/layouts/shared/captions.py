@@ -1,4 +1,4 @@
-"""Splits a description of a person into what is said of the person and what is said of the clothes.
+"""Splits a description of a person into a part about the person and a part about the clothes.
 
 A caption is cut into clauses: at punctuation, and before words that begin a new thought (`wearing`, `with`,
 `and`, `has`, ...). A clause that names clothing goes to the clothing part, one that names a trait of the
@@ -41,7 +41,7 @@ IDENTITY = _words(
     thirties upright walk walking walks wig woman women young younger
     """
 )
-# Said of clothes as well: they count only in a clause that names no clothing.
+# Used of clothes as well: they count only in a clause that names no clothing.
 _WEAK = _words(
     """
     arm arms big broad bulky forward he head heavy large leg light little narrow neck old she short shoulder
@@ -76,13 +76,13 @@ def split_caption(text: str) -> tuple[str, str]:
 
 def _sentences(text: str) -> list[list[str]]:
     """Pieces between punctuation, by sentence."""
-    found: list[list[str]] = [[]]
+    sentences: list[list[str]] = [[]]
     for piece in _PUNCTUATION.split(" ".join(text.split())):
         if piece:
-            found[-1].append(piece)
+            sentences[-1].append(piece)
             if piece.endswith(_SENTENCE_END):
-                found.append([])
-    return [sentence for sentence in found if sentence]
+                sentences.append([])
+    return [sentence for sentence in sentences if sentence]
 
 
 def _names(clause: str) -> tuple[bool, bool]:

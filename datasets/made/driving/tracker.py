@@ -1,4 +1,4 @@
-"""What a tracker would make of a scene: boxes that shake, gaps, late births, split identities, false tracks."""
+"""Simulated tracker output for a scene: jitter, gaps, late births, split identities, false tracks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .scene import Actor, Scene
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """How bad the tracker is."""
+    """The errors of the simulated tracker."""
 
     jitter: float = 0.035  # standard deviation of each edge, share of the box's size
     miss: float = 0.03  # chance to lose a visible box in a frame
@@ -33,11 +33,11 @@ def track(scene: Scene, category: tuple[str, ...], rng: Generator, noise: Noise)
     for actor in scene.actors:
         if actor.kind not in category:
             continue
-        found = _found(actor, rng, noise)
-        if len(found) == 0:
+        seen = _seen(actor, rng, noise)
+        if len(seen) == 0:
             continue
-        switch = int(rng.integers(len(found))) if rng.random() < noise.split else len(found)
-        for order, index in enumerate(found):
+        switch = int(rng.integers(len(seen))) if rng.random() < noise.split else len(seen)
+        for order, index in enumerate(seen):
             rows.append(_row(actor, int(index), next_id + (order >= switch), rng, noise, scene.size))
         next_id += 2
     for _ in range(int(rng.poisson(noise.false_tracks))):
@@ -46,11 +46,12 @@ def track(scene: Scene, category: tuple[str, ...], rng: Generator, noise: Noise)
     return sorted(rows)
 
 
-def _found(actor: Actor, rng: Generator, noise: Noise) -> NDArray[np.int64]:
-    chance = np.where(actor.occluded_F >= 2, noise.miss_occluded, noise.miss)
-    seen = rng.random(len(actor.frame_F)) >= chance
-    seen[: noise.birth] = False
-    return np.flatnonzero(seen)
+def _seen(actor: Actor, rng: Generator, noise: Noise) -> NDArray[np.int64]:
+    """Indices of the object's frames in which the tracker has it."""
+    miss_F = np.where(actor.occluded_F >= 2, noise.miss_occluded, noise.miss)
+    seen_F = rng.random(len(actor.frame_F)) >= miss_F
+    seen_F[: noise.birth] = False
+    return np.flatnonzero(seen_F)
 
 
 def _row(actor: Actor, index: int, number: int, rng: Generator, noise: Noise, size: tuple[int, int]) -> Box:

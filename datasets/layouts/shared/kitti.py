@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..problems import DataError, Problem
+from ...problems import DataError, Problem
 
 # Image width and height of the tracking sequences whose images differ from 1242 x 375.
 SIZES = {"0014": (1224, 370), "0015": (1224, 370), "0016": (1224, 370), "0017": (1224, 370)}
@@ -28,7 +28,7 @@ def image_size(video: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows of one video's file, N of them, in the file's order. What a file does not say is NaN or -1."""
+    """N rows of one video's file, in the file's order. What a file does not hold is NaN or -1."""
 
     frame_N: NDArray[np.int64]
     id_N: NDArray[np.int64]  # -1: no identity (DontCare, detections)
