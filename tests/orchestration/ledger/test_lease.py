@@ -23,7 +23,7 @@ from refsweep.orchestration.ledger.lease import LeaseTakenError
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.sql import Records
 from refsweep.orchestration.search.asking import propose
-from refsweep.orchestration.search.samplers.base import Settings
+from refsweep.orchestration.search.samplers.base import SamplerSettings
 from refsweep.orchestration.search.samplers.random import Random
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
@@ -74,7 +74,7 @@ def reopened(ledger: Ledger) -> Ledger:
 
 def asked(ledger: Ledger) -> FrozenTrial:
     number, space = len(ledger.trials), lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)}
-    template, fields = propose(Random(Settings()), number, ledger.directions, ledger.trials, space)
+    template, fields = propose(Random(SamplerSettings()), number, ledger.directions, ledger.trials, space)
     template.user_attrs = fields
     return ledger.create_trial(template)
 

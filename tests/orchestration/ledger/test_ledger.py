@@ -21,7 +21,7 @@ from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger.ledger import Ledger, UnknownSweepError, sweeps_in
 from refsweep.orchestration.search.asking import propose
 from refsweep.orchestration.search.discovery import sampler_class
-from refsweep.orchestration.search.samplers.base import Sampler, Settings
+from refsweep.orchestration.search.samplers.base import Sampler, SamplerSettings
 from refsweep.orchestration.spec.locations import check_url
 
 SPEC = {"name": "s"}
@@ -36,7 +36,7 @@ def space(trial: Any) -> dict[str, Any]:
 
 
 def sampler(name: str) -> Sampler:
-    return sampler_class(name)(Settings(startup=2))
+    return sampler_class(name)(SamplerSettings(startup=2))
 
 
 def asked(ledger: Ledger, name: str = "random") -> FrozenTrial:
