@@ -14,7 +14,7 @@ from refsweep.orchestration.search.asking import propose
 from refsweep.orchestration.search.discovery import sampler_class
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Room
-from refsweep.orchestration.search.samplers.base import Settings
+from refsweep.orchestration.search.samplers.base import SamplerSettings
 from refsweep.orchestration.spec.check import epochs_of
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
@@ -67,7 +67,7 @@ def asked(
     ledger: Ledger, space: Callable[[Any], dict[str, Any]], sampler: str = "random", startup: int | None = None
 ) -> FrozenTrial:
     """The next trial of a ledger, as a driver would ask for it."""
-    chosen = sampler_class(sampler)(Settings(startup=startup))
+    chosen = sampler_class(sampler)(SamplerSettings(startup=startup))
     template, fields = propose(chosen, len(ledger.trials), ledger.directions, ledger.trials, space)
     template.user_attrs = TrialRecord(config=fields, data_fingerprint="f00d").as_attributes()
     return ledger.create_trial(template)

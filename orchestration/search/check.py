@@ -10,7 +10,7 @@ from ..ledger.quiet import quiet
 from ..spec.schema import SweepSpec
 from .asking import PinnedTrial
 from .discovery import make_sampler, pruner_class, pruner_names, sampler_names
-from .pruners.base import Settings
+from .pruners.base import PrunerSettings
 from .spaces import search_space
 
 
@@ -26,7 +26,7 @@ def settings_problems(spec: SweepSpec) -> list[str]:
     if not objectives:
         lines.append("objective: must name at least one metric")
     if search.pruner in pruner_names():
-        settings = Settings(min_epochs=search.min_epochs, eta=search.eta, objectives=objectives)
+        settings = PrunerSettings(min_epochs=search.min_epochs, eta=search.eta, objectives=objectives)
         lines += pruner_class(search.pruner)(settings).problems()
     else:
         lines.append(_unknown("search.pruner", pruner_names(), search.pruner))

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...datasets.problems import InputError
 from ..spec.schema import SweepSpec
-from .pruners import base as pruners
-from .samplers import base as samplers
+from .pruners.base import Pruner, PrunerSettings
+from .samplers.base import Sampler, SamplerSettings
 
 
 def sampler_names() -> list[str]:
@@ -23,29 +23,29 @@ def pruner_names() -> list[str]:
     return _names("pruners")
 
 
-def sampler_class(name: str) -> type[samplers.Sampler]:
+def sampler_class(name: str) -> type[Sampler]:
     """The sampler of that name. Raises InputError with the choices."""
-    return _load("samplers", name, samplers.Sampler)
+    return _load("samplers", name, Sampler)
 
 
-def pruner_class(name: str) -> type[pruners.Pruner]:
+def pruner_class(name: str) -> type[Pruner]:
     """The pruner of that name. Raises InputError with the choices."""
-    return _load("pruners", name, pruners.Pruner)
+    return _load("pruners", name, Pruner)
 
 
-def make_sampler(spec: SweepSpec, slots: int) -> samplers.Sampler:
+def make_sampler(spec: SweepSpec, slots: int) -> Sampler:
     """The sampler that a spec names, for a sweep of which `slots` trials run at a time."""
     s = spec.search
-    settings = samplers.Settings(
+    settings = SamplerSettings(
         seed=s.seed, startup=s.startup, slots=slots, objectives=len(spec.objectives), grid=s.grid
     )
     return sampler_class(s.sampler)(settings)
 
 
-def make_pruner(spec: SweepSpec, epochs: int) -> pruners.Pruner:
+def make_pruner(spec: SweepSpec, epochs: int) -> Pruner:
     """The pruner that a spec names, for trials of `epochs` epochs. It ranks by the first objective."""
     s = spec.search
-    settings = pruners.Settings(
+    settings = PrunerSettings(
         min_epochs=s.min_epochs,
         eta=s.eta,
         max_epochs=epochs,

@@ -16,7 +16,7 @@ Values = Mapping[int, float]  # the objective of one trial by epoch, from 1; lar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class PrunerSettings:
     """What a pruner may know of its sweep."""
 
     min_epochs: int = 1  # a trial is safe before
@@ -29,7 +29,7 @@ class Settings:
 class Pruner(ABC):
     """Ends trials early."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PrunerSettings) -> None:
         self.settings = settings
 
     @abstractmethod

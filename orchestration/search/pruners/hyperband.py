@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from .asha import best_at, rungs
-from .base import Pruner, Settings, Values
+from .base import Pruner, PrunerSettings, Values
 
 GOLDEN_RATIO = 0.6180339887498949
 
@@ -31,12 +31,12 @@ class Hyperband(Pruner):
         return epoch in rungs(self.settings.min_epochs, self.settings.max_epochs, self.settings.eta)
 
 
-def brackets(settings: Settings) -> int:
+def brackets(settings: PrunerSettings) -> int:
     """How many brackets there are: one for every power of eta from `min_epochs` up to `max_epochs`."""
     return int(math.log(settings.max_epochs / settings.min_epochs, settings.eta) + 1e-9) + 1
 
 
-def deal(settings: Settings) -> list[int]:
+def deal(settings: PrunerSettings) -> list[int]:
     """The bracket of each trial of a round, by its number in the round.
 
     Each bracket gets its share, as many trials as Hyperband starts in it (algorithm 1), spread evenly over the round

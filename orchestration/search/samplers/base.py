@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SamplerSettings:
     """What a sampler may know of its sweep."""
 
     seed: int = 0
@@ -36,7 +36,7 @@ class Sampler(ABC):
 
     takes_grid: ClassVar[bool] = False  # needs `search.grid`; no other sampler is given one
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SamplerSettings) -> None:
         self.settings = settings
 
     @abstractmethod

@@ -24,7 +24,7 @@ from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.records import SweepRecord
 from refsweep.orchestration.search.asking import propose
 from refsweep.orchestration.search.discovery import sampler_class
-from refsweep.orchestration.search.samplers.base import Settings
+from refsweep.orchestration.search.samplers.base import SamplerSettings
 from refsweep.orchestration.spec.locations import check_url
 from refsweep.tests.help import asked as ask_for
 
@@ -108,7 +108,7 @@ def test_asking_through_a_ledger_that_is_opened_anew_is_asking_in_memory(ledger_
     memory: list[FrozenTrial] = []
     for number in range(10):
         template, _ = propose(
-            sampler_class(name)(Settings(startup=2)), number, [StudyDirection.MINIMIZE], memory, space
+            sampler_class(name)(SamplerSettings(startup=2)), number, [StudyDirection.MINIMIZE], memory, space
         )
         value = template.params["depth"] + template.params["lr"]
         template.state, template.value, template.datetime_complete = TrialState.COMPLETE, value, template.datetime_start

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refsweep.orchestration.search.discovery import make_pruner
 from refsweep.orchestration.search.pruners.asha import Asha, best_at, rungs
-from refsweep.orchestration.search.pruners.base import Pruner, Settings
+from refsweep.orchestration.search.pruners.base import Pruner, PrunerSettings
 from refsweep.orchestration.search.pruners.hyperband import Hyperband, deal
 from refsweep.orchestration.search.pruners.median import Median
 from refsweep.orchestration.spec.read import make_spec
 
 Trials = dict[int, dict[int, float]]
-ASHA = Asha(Settings(min_epochs=1, eta=3, max_epochs=9))
-HYPERBAND = Hyperband(Settings(min_epochs=1, eta=3, max_epochs=27))
-MEDIAN = Median(Settings(min_epochs=1, max_epochs=9))
+ASHA = Asha(PrunerSettings(min_epochs=1, eta=3, max_epochs=9))
+HYPERBAND = Hyperband(PrunerSettings(min_epochs=1, eta=3, max_epochs=27))
+MEDIAN = Median(PrunerSettings(min_epochs=1, max_epochs=9))
 
 
 def at(epoch: int, *values: float) -> Trials:
@@ -57,7 +57,7 @@ def test_asha_lets_the_first_trial_at_a_rung_go_on_however_bad():
 
 @pytest.mark.parametrize("eta", [2, 3, 4])
 def test_asha_keeps_one_in_eta(eta: int):
-    pruner = Asha(Settings(eta=eta, max_epochs=9))
+    pruner = Asha(PrunerSettings(eta=eta, max_epochs=9))
     values = [5.0, 11.0, 0.0, 8.0, 3.0, 10.0, 1.0, 7.0, 2.0, 9.0, 4.0, 6.0]
     kept = {n for n, value in enumerate(values) if value >= 12 - 12 // eta}
     assert set(range(12)) - pruned(pruner, at(1, *values), 1) == kept
@@ -70,8 +70,8 @@ def test_asha_prefers_the_earlier_of_equal_trials():
 
 def test_better_says_whether_larger_values_win():
     values = at(1, 0.1, 0.2, 0.3)
-    assert pruned(Asha(Settings(max_epochs=9, better=1)), values, 1) == {0, 1}
-    assert pruned(Asha(Settings(max_epochs=9, better=-1)), values, 1) == {1, 2}
+    assert pruned(Asha(PrunerSettings(max_epochs=9, better=1)), values, 1) == {0, 1}
+    assert pruned(Asha(PrunerSettings(max_epochs=9, better=-1)), values, 1) == {1, 2}
 
 
 def test_asha_prunes_at_rungs_only():
@@ -82,7 +82,7 @@ def test_asha_prunes_at_rungs_only():
 @pytest.mark.parametrize(("pruner", "expected"), [(Asha, {2, 4}), (Hyperband, {2, 4}), (Median, {2, 3, 4})])
 def test_the_worst_of_many_trials_ends_from_min_epochs_on_and_before_the_last(pruner: type[Pruner], expected: set[int]):
     trials = {n: {e: float(-n) for e in range(1, 9)} for n in range(40)}
-    made = pruner(Settings(min_epochs=2, eta=2, max_epochs=5))
+    made = pruner(PrunerSettings(min_epochs=2, eta=2, max_epochs=5))
     assert {e for e in range(1, 9) if pruned(made, trials, e)} == expected
 
 
@@ -107,7 +107,7 @@ def test_hyperband_does_not_start_one_bracket_after_the_other():
 def test_hyperband_has_a_bracket_for_every_power_of_eta_up_to_max(
     min_epochs: int, max_epochs: int, eta: int, count: int
 ):
-    pruner = Hyperband(Settings(min_epochs=min_epochs, max_epochs=max_epochs, eta=eta))
+    pruner = Hyperband(PrunerSettings(min_epochs=min_epochs, max_epochs=max_epochs, eta=eta))
     assert {bracket(pruner, n) for n in range(450)} == set(range(count))
 
 
@@ -123,7 +123,7 @@ def test_hyperbands_brackets_halve_from_later_and_later_and_the_last_never(mine:
 
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(2, 4))
 def test_hyperbands_last_bracket_is_never_pruned(min_epochs: int, more: int, eta: int):
-    pruner = Hyperband(Settings(min_epochs=min_epochs, max_epochs=min_epochs + more, eta=eta))
+    pruner = Hyperband(PrunerSettings(min_epochs=min_epochs, max_epochs=min_epochs + more, eta=eta))
     last = max(bracket(pruner, n) for n in range(90))
     trials = {n: {e: float(-n) for e in range(1, pruner.settings.max_epochs + 1)} for n in in_bracket(pruner, last)}
     assert not [e for e in range(1, pruner.settings.max_epochs + 1) if pruned(pruner, trials, e)]
@@ -181,11 +181,11 @@ def test_a_spec_and_the_epochs_of_its_trials_say_how_to_prune(mode: str, better:
     spec = make_spec({"name": "s", "trainable": "toy", "data": "none", "objective": objective, "search": search})
     made = make_pruner(spec, epochs=30)
     assert isinstance(made, Hyperband)
-    assert made.settings == Settings(min_epochs=2, eta=2, max_epochs=30, better=better)
+    assert made.settings == PrunerSettings(min_epochs=2, eta=2, max_epochs=30, better=better)
 
 
 def test_by_default_pruning_is_asha_from_the_first_epoch_on():
     content = {"name": "s", "trainable": "toy", "data": "none", "objective": {"metric": "loss", "mode": "min"}}
     made = make_pruner(make_spec(content), epochs=6)
     assert isinstance(made, Asha)
-    assert made.settings == Settings(min_epochs=1, eta=3, max_epochs=6, better=-1)
+    assert made.settings == PrunerSettings(min_epochs=1, eta=3, max_epochs=6, better=-1)

@@ -20,7 +20,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.search.asking import PinnedTrial, propose
 from refsweep.orchestration.search.discovery import sampler_class, sampler_names
-from refsweep.orchestration.search.samplers.base import Sampler, Settings
+from refsweep.orchestration.search.samplers.base import Sampler, SamplerSettings
 
 every_sampler = pytest.mark.parametrize("name", sampler_names())
 MINIMISE = [StudyDirection.MINIMIZE]
@@ -51,7 +51,7 @@ def space(trial: Any) -> dict[str, Any]:
 def made(name: str, **settings: Any) -> Sampler:
     """The sampler, with a grid if it can't be without."""
     kind = sampler_class(name)
-    return kind(Settings(startup=3, grid=GRID if kind.takes_grid else None, **settings))
+    return kind(SamplerSettings(startup=3, grid=GRID if kind.takes_grid else None, **settings))
 
 
 def ended(trial: FrozenTrial, number: int, objectives: int = 1) -> FrozenTrial:
@@ -257,7 +257,7 @@ def test_several_objectives_are_refused_in_words_or_sampled(name: str):
 def test_a_grid_is_asked_for_or_refused(name: str):
     assert made(name).problems() == []
     kind = sampler_class(name)
-    other = kind(Settings(grid=None if kind.takes_grid else GRID))
+    other = kind(SamplerSettings(grid=None if kind.takes_grid else GRID))
     assert other.problems() == ["search: grid must be given with sampler grid, and with no other"]
 
 
@@ -265,9 +265,9 @@ def test_no_sampler_imports_what_is_heavy_before_it_samples():
     code = """
 import sys
 from refsweep.orchestration.search.discovery import sampler_class, sampler_names
-from refsweep.orchestration.search.samplers.base import Settings
+from refsweep.orchestration.search.samplers.base import SamplerSettings
 for name in sampler_names():
-    sampler_class(name)(Settings()).problems()
+    sampler_class(name)(SamplerSettings()).problems()
 print(sorted({"torch", "scipy", "cmaes", "ray", "mlflow"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger.quiet import quiet
 from refsweep.orchestration.search.asking import PinnedTrial, ask, propose
 from refsweep.orchestration.search.discovery import sampler_class, sampler_names
-from refsweep.orchestration.search.samplers.base import Settings, seed_of
+from refsweep.orchestration.search.samplers.base import SamplerSettings, seed_of
 from refsweep.orchestration.search.samplers.tpe import Tpe
 from refsweep.orchestration.spec.schema import grid_size
 
@@ -38,7 +38,7 @@ def parabola(trial: FrozenTrial) -> float:
 def make_sampler(
     name: str, seed: int, number: int, *, startup: int, slots: int, grid: Mapping[str, Sequence[Any]] | None
 ) -> BaseSampler:
-    settings = Settings(seed=seed, startup=startup, slots=slots, grid=grid)
+    settings = SamplerSettings(seed=seed, startup=startup, slots=slots, grid=grid)
     with quiet():
         return sampler_class(name)(settings).for_trial(number)
 
@@ -275,7 +275,7 @@ def test_a_sampler_may_show_optuna_other_trials_than_there_are(eight: dict[str, 
         trial.state, trial.values = TrialState.PRUNED, None
         trial.intermediate_values = {1: -100.0}
     before = copy.deepcopy(trials)
-    all_of_them, finished = Tpe(Settings(startup=3)), FinishedOnly(Settings(startup=3))
+    all_of_them, finished = Tpe(SamplerSettings(startup=3)), FinishedOnly(SamplerSettings(startup=3))
     asked = propose(finished, 8, MINIMISE, trials, plane)[0].params
     assert asked == propose(all_of_them, 8, MINIMISE, [*trials[:3], *trials[5:]], plane)[0].params
     assert asked != propose(all_of_them, 8, MINIMISE, trials, plane)[0].params
