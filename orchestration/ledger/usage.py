@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
-if TYPE_CHECKING:  # the spec imports torch, which `sweep status` has no use for
-    from ..spec.schema import Resources
+from ..spec.schema import Resources
 
 Kind = Literal["gpu", "cpu"]
 KINDS: tuple[Kind, Kind] = ("gpu", "cpu")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..ledger.accounts import credited
 from ..ledger.ledger import Ledger
@@ -25,9 +25,7 @@ from ..ledger.usage import (
     ended,
     settled,
 )
-
-if TYPE_CHECKING:
-    from ..spec.schema import Budget
+from ..spec.schema import Budget
 
 
 class BudgetKeeper:
