@@ -30,7 +30,7 @@ def train_once(
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
     module = discovery.load(trainable)
-    config = coercion.make_config(module, coercion.plain(override({}, sets)))
+    config = coercion.make_config(module.Config, override({}, sets))
     store = Store(data) if data != "none" else None
     source = module.open_data(store)
     mark = "none"
@@ -46,7 +46,7 @@ def train_once(
         Checkpoints(place),
         attempt=1 + max((name.attempt for name in newest), default=0),
         device="cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"),
-        facts={"trial": f"train/{trainable}", "data": mark},
+        manifest={"trial": f"train/{trainable}", "data": mark},
     )
     found = training.resume()
     if found is not None:

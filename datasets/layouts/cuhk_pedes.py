@@ -25,6 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..frames.cache import FrameCache
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
 from .annotations import read_json, short
@@ -69,8 +70,9 @@ class _Image:
 class PersonText:
     """Reads a data set in one of these layouts. Raises DataError with all that is wrong with its annotations."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, frame_cache_mib: int = 256) -> None:
         self.store = store
+        self.frames = FrameCache(frame_cache_mib)
         found = find_annotations(store)
         if found is None:
             raise DataError([Problem(store.uri, f"no annotation file here: one of {', '.join(ANNOTATIONS)}")])

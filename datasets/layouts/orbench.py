@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..frames.cache import FrameCache
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
 from .annotations import read_json, short
@@ -64,8 +65,9 @@ class Orbench:
     Raises DataError with all that is wrong with them.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, frame_cache_mib: int = 256) -> None:
         self.store = store
+        self.frames = FrameCache(frame_cache_mib)
         self._skipped: Counter[str] = Counter(empty_captions=0, repeated_captions=0, folders_without_identities=0)
         parts = {folder: _Part(store, folder, self._skipped) for folder in self._folders()}
         problems = [problem for part in parts.values() for problem in part.problems]

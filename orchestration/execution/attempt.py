@@ -28,14 +28,14 @@ from .workers import WorkersRun
 STOP_POLL_S = 2.0
 
 
-class DataShelf:
-    """Data sets that a process has opened, kept from trial to trial with the frames they have decoded."""
+class DatasetCache:
+    """The data set that a process has open, kept from trial to trial with the frames that it has decoded."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, str | None], Any] = {}
 
     def get(self, trainable: str, uri: str | None) -> Any:
-        """The data set of a trainable at a place."""
+        """What a trainable's `open_data` gives for a URI, opened once; another one takes its place."""
         key = (trainable, uri)
         if key not in self._open:
             self._open = {key: discovery.load(trainable).open_data(Store(uri) if uri is not None else None)}
@@ -45,9 +45,11 @@ class DataShelf:
 class TrialRun:
     """An attempt of a trial. Nothing heavy happens before the first report is asked for."""
 
-    def __init__(self, assignment: Assignment, shelf: DataShelf, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, assignment: Assignment, datasets: DatasetCache, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self.assignment = assignment
-        self._reports = self._run(shelf, stop)
+        self._reports = self._run(datasets, stop)
 
     def next_report(self) -> Report:
         """Trains until there is something to say. The first report has all epochs of earlier attempts too."""
@@ -66,10 +68,10 @@ class TrialRun:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _run(self, shelf: DataShelf, stop: Callable[[], bool]) -> Generator[Report]:
+    def _run(self, datasets: DatasetCache, stop: Callable[[], bool]) -> Generator[Report]:
         a = self.assignment
         torch.set_num_threads(a.cpus)
-        training = make_training(a, shelf)
+        training = make_training(a, datasets)
         training.resume()
         reported = 0
         if training.is_over:
@@ -85,11 +87,11 @@ class TrialRun:
         return Report(number=a.number, attempt=a.attempt, entries=entries, final=training.is_over)
 
 
-def make_training(a: Assignment, shelf: DataShelf, team: Team | None = None) -> Training:
+def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = None) -> Training:
     """The training that an assignment describes, of one worker or of one in a team."""
     module = discovery.load(a.trainable)
-    config = coercion.make_config(module, coercion.plain(a.config))
-    data = shelf.get(a.trainable, a.data)
+    config = coercion.make_config(module.Config, a.config)
+    data = datasets.get(a.trainable, a.data)
     executor: Executor = "ray" if a.stream == "ray" else "threads"
     return Training(
         lambda: module.Task(config, data),
@@ -100,7 +102,7 @@ def make_training(a: Assignment, shelf: DataShelf, team: Team | None = None) -> 
         device="cuda" if a.gpus else "cpu",
         executor=executor,
         workers=max(a.cpus, 1) if executor == "threads" else default_workers(),
-        facts={"trial": f"{a.sweep}/{a.number}", "data": a.fingerprint},
+        manifest={"trial": f"{a.sweep}/{a.number}", "data": a.fingerprint},
         best=a.best,
         team=team,
     )
@@ -137,7 +139,7 @@ class TuneTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Remembers what to run."""
-        self._shelf = DataShelf()
+        self._datasets = DatasetCache()
         self._watch: StopWatch | None = None
         self._run: TrialRun | WorkersRun | None = None
         self._assigned = config["assignment"]
@@ -154,7 +156,7 @@ class TuneTrial(tune.Trainable):
             assignment = Assignment(**self._assigned)
             if assignment.workers == (1, 1):
                 self._watch = self._watch or StopWatch(assignment.storage)
-                self._run = TrialRun(assignment, self._shelf, self._watch)
+                self._run = TrialRun(assignment, self._datasets, self._watch)
             else:
                 self._run = WorkersRun(assignment)
         report = self._run.next_report()

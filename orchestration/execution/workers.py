@@ -180,7 +180,7 @@ def fit(a: Assignment, mailbox: Any) -> None:
 
 def work(config: dict[str, Any]) -> None:
     """What every worker runs."""
-    from .attempt import DataShelf, StopWatch, make_training
+    from .attempt import DatasetCache, StopWatch, make_training
 
     a, mailbox = Assignment(**config["assignment"]), config["mailbox"]
     torch.set_num_threads(a.cpus)
@@ -191,7 +191,7 @@ def work(config: dict[str, Any]) -> None:
         if team.rank == 0:
             say(started=True)
             watch = StopWatch(a.storage)
-        training = make_training(a, DataShelf(), team)
+        training = make_training(a, DatasetCache(), team)
         training.resume()
         if training.is_over:
             say(entries=[entry.as_json() for entry in training.history], final=True)

@@ -44,7 +44,7 @@ def package_trial(spec: SweepSpec, trial: FrozenTrial, data: str | None) -> Pack
     """The model of a trial's final epoch. Raises InputError when its checkpoint is gone."""
     module = discovery.load(spec.trainable)
     store = Store(data) if data is not None else None
-    config = coercion.make_config(module, coercion.plain(trial.user_attrs["config"]))
+    config = coercion.make_config(module.Config, trial.user_attrs["config"])
     checkpoints = Checkpoints(Store(spec.storage).child(f"{spec.name}/{trial.number}"))
     training = Training(lambda: module.Task(config, module.open_data(store)), config, store, checkpoints)
     found = training.resume()
@@ -249,7 +249,7 @@ def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:
 def _signature(module: Any, package: Package, data: str | None) -> tuple[pd.DataFrame, Any]:
     from mlflow.models import infer_signature
 
-    config = coercion.make_config(module, coercion.plain(package.config))
+    config = coercion.make_config(module.Config, package.config)
     example = pd.DataFrame(module.example(module.open_data(Store(data) if data else None), config))
     answer = pd.DataFrame(module.serve(package).predict({c: example[c].tolist() for c in example}))
     return example, infer_signature(example, answer)

@@ -353,16 +353,16 @@ class Driver:
 
 def run_inline(driver: Driver) -> None:
     """Runs a sweep in this process, one trial after the other, without Ray."""
-    from ..execution.attempt import DataShelf, TrialRun
+    from ..execution.attempt import DatasetCache, TrialRun
 
-    shelf = DataShelf()
+    datasets = DatasetCache()
     while True:
         assignment = driver.next()
         if isinstance(assignment, Next):
             assert assignment is Next.FINISHED, "a trial is live that nobody runs"
             driver.budget.end()
             return
-        run = TrialRun(assignment, shelf, driver.must_stop)
+        run = TrialRun(assignment, datasets, driver.must_stop)
         try:
             while driver.on_report(run.next_report()) is Verdict.GO_ON:
                 pass

@@ -180,7 +180,7 @@ class SweepSpec(_Part):
 def _about_trainable(spec: SweepSpec) -> list[str]:
     try:
         module = discovery.load(spec.trainable)
-        coercion.make_config(module, coercion.plain(spec.fixed))
+        coercion.make_config(module.Config, spec.fixed)
     except InputError as error:
         return [
             f"trainable: {error}" if "trainable must" in str(error) else f"fixed: {line}"

@@ -16,10 +16,11 @@ from refsweep.datasets.layouts.refer_kitti import ReferKitti
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration import sweep
-from refsweep.orchestration.evaluate import evaluate, track
+from refsweep.orchestration.evaluate import evaluate
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.registry.registry import Registry
 from refsweep.orchestration.spec.schema import SweepSpec, make_spec
+from refsweep.orchestration.track import track
 from refsweep.trainables.training.package import Package
 
 

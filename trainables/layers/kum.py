@@ -10,19 +10,14 @@ states or as one feature (`uses_states`).
 
 from __future__ import annotations
 
-from typing import Literal
+import typing
 
 import torch
 from torch import Tensor, nn
 
-KumMode = Literal["cascade", "cross_correlation", "text_first"]
-MODES: tuple[KumMode, ...] = ("cascade", "cross_correlation", "text_first")
-# Names of the published code.
-REFERENCE_NAMES: dict[str, KumMode] = {
-    "cascade attention": "cascade",
-    "cross correlation": "cross_correlation",
-    "text-first modulation": "text_first",
-}
+from ..choices import KumMode
+
+MODES: tuple[KumMode, ...] = typing.get_args(KumMode)
 
 
 class Cascade(nn.Module):

@@ -5,13 +5,10 @@ Shapes: N rows, M columns; features have length 1.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Positives = Literal["share", "mask"]
-POSITIVES: tuple[str, ...] = get_args(Positives)
+from ..choices import Positives
 
 
 def info_nce(

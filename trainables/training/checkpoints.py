@@ -34,7 +34,7 @@ _NAME = re.compile(r"epoch-(\d{4,})(?:-batch-(\d{5,}))?\.(\d+)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
-    """A checkpoint's place; sorts by what should be believed: attempt, then progress."""
+    """A checkpoint's place; sorts by which of two is valid: attempt, then progress."""
 
     attempt: int
     epoch: int  # finished
@@ -47,8 +47,8 @@ class Name:
     @classmethod
     def parse(cls, text: str) -> Name | None:
         """The name in a folder's name, None when it is none."""
-        found = _NAME.fullmatch(text)
-        return cls(int(found[3]), int(found[1]), int(found[2] or 0)) if found else None
+        match = _NAME.fullmatch(text)
+        return cls(int(match[3]), int(match[1]), int(match[2] or 0)) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Checkpoint:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What each finished epoch measured."""
+        """Results of the finished epochs, as `EpochResult.as_json` gives them."""
         return list(self.manifest["history"])
 
     def model(self) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ class Checkpoint:
         return load_safetensors(self._read(MODEL))
 
     def state(self) -> dict[str, Any]:
-        """All else that training needs. Raises TornError."""
+        """Optimiser, averaged weights, random states, place in the plan. Raises TornError."""
         return dict(torch.load(io.BytesIO(self._read(STATE)), weights_only=True))
 
     def _read(self, file: str) -> bytes:
@@ -98,38 +98,39 @@ class Checkpoints:
         self.store = store
 
     def names(self) -> list[Name]:
-        """Names of folders, most believable first; not all need be complete."""
-        found = (Name.parse(name) for name in self.store.names())
-        return sorted((name for name in found if name), reverse=True)
+        """Names of folders, the newest attempt's latest first; not all need be complete."""
+        parsed = (Name.parse(name) for name in self.store.names())
+        return sorted((name for name in parsed if name), reverse=True)
 
     def save(
         self,
         name: Name,
         model: Mapping[str, Tensor],
         state: Mapping[str, Any],
-        facts: Mapping[str, Any],
+        manifest: Mapping[str, Any],
         keep: set[int],
     ) -> None:
         """Writes a checkpoint, then removes all but the two newest and those of the epochs in `keep`.
 
-        `facts` go into the manifest: history, fingerprints, and whether the training is over.
+        `manifest` has its own entries beside those of every manifest: history, fingerprints, whether the training is
+        over.
         """
-        self.write(name, packed(model, state), facts, keep)
+        self.write(name, packed(model, state), manifest, keep)
 
-    def write(self, name: Name, files: Mapping[str, bytes], facts: Mapping[str, Any], keep: set[int]) -> None:
-        """The same from files that are `packed`."""
+    def write(self, name: Name, files: Mapping[str, bytes], manifest: Mapping[str, Any], keep: set[int]) -> None:
+        """`save` from files that are `packed`."""
         for file, content in files.items():
             self.store.write(f"{name}/{file}", content)
         sums = {f: {"sha256": hashlib.sha256(c).hexdigest(), "bytes": len(c)} for f, c in files.items()}
-        manifest = {
+        entries = {
             "format": FORMAT,
             "epoch": name.epoch,
             "batch": name.batch,
             "attempt": name.attempt,
             "files": sums,
-            **facts,
+            **manifest,
         }
-        self.store.write(f"{name}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        self.store.write(f"{name}/{MANIFEST}", json.dumps(entries, indent=1).encode())
         self._tidy(name, keep)
 
     def _tidy(self, newest: Name, keep: set[int]) -> None:
@@ -138,42 +139,43 @@ class Checkpoints:
             if name.epoch not in keep or name.batch:
                 self.store.delete(str(name))
 
-    def copy_from(self, found: Checkpoint) -> None:
-        """Another trial's checkpoint, to start from; it ranks below all that this trial will write."""
-        name = Name(0, found.name.epoch, found.name.batch)
+    def copy_from(self, other: Checkpoint) -> None:
+        """Takes another trial's checkpoint to start from; it ranks below all that this trial will write."""
+        name = Name(0, other.name.epoch, other.name.batch)
         for file in (MODEL, STATE):
-            self.store.write(f"{name}/{file}", found._read(file))
-        self.store.write(f"{name}/{MANIFEST}", json.dumps(found.manifest, indent=1).encode())
+            self.store.write(f"{name}/{file}", other._read(file))
+        self.store.write(f"{name}/{MANIFEST}", json.dumps(other.manifest, indent=1).encode())
 
     def newest(self, *, verify: bool = True) -> Checkpoint | None:
-        """The most believable complete checkpoint whose files are what was written; None where there is none.
+        """The first complete checkpoint of `names` whose files are as they were written; None where there is none.
 
         Without `verify` only manifests are read, for their history.
         """
         for name in self.names():
-            found = self.open(name, verify=verify)
-            if found is not None:
-                return found
+            checkpoint = self.open(name, verify=verify)
+            if checkpoint is not None:
+                return checkpoint
         return None
 
     def at_epoch(self, epoch: int) -> Checkpoint | None:
-        """The most believable complete checkpoint written at the end of an epoch."""
+        """The first complete checkpoint of `names` that was written at the end of an epoch; None where there is
+        none."""
         for name in self.names():
             if name.epoch == epoch and not name.batch:
-                found = self.open(name)
-                if found is not None:
-                    return found
+                checkpoint = self.open(name)
+                if checkpoint is not None:
+                    return checkpoint
         return None
 
     def open(self, name: Name, *, verify: bool = True) -> Checkpoint | None:
         """A checkpoint by name; None when it is not complete or not true."""
         try:
             manifest = json.loads(self.store.read(f"{name}/{MANIFEST}"))
-            found = Checkpoint(self.store, name, manifest)
+            checkpoint = Checkpoint(self.store, name, manifest)
             if manifest["format"] != FORMAT or not isinstance(manifest["history"], list):
                 return None
             for file in (MODEL, STATE) if verify else ():
-                found._read(file)
-            return found
+                checkpoint._read(file)
+            return checkpoint
         except (FileNotFoundError, KeyError, TypeError, ValueError, TornError):
             return None

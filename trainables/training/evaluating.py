@@ -1,4 +1,4 @@
-"""An evaluation during training: every worker predicts its stretches of the plan, the first one scores them."""
+"""An evaluation during training: every worker predicts its shards of the plan, the first one scores them."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ class Evaluation:
         self._task, self._team, self._seed, self._autocast = task, team, seed, autocast
 
     def parts(self, epoch: int) -> Iterator[Part]:
-        """What this worker must read for it, in order."""
+        """The batches that this worker must read for it, in order."""
         for split in self._task.eval_splits:
-            for _, parts in self._stretches(split, epoch):
+            for _, parts in self._shards(split, epoch):
                 yield from parts
 
     def run(self, batches: Iterator[tuple[Part, Arrays]], epoch: int) -> Scores:
         """Scores from the batches of `parts`; empty ones at all workers but the first."""
-        found = {split: self._predict(batches, split, epoch) for split in self._task.eval_splits}
-        return self._task.evaluate(found) if self._team.rank == 0 else Scores({})
+        predictions = {split: self._predict(batches, split, epoch) for split in self._task.eval_splits}
+        return self._task.evaluate(predictions) if self._team.rank == 0 else Scores({})
 
-    def _stretches(self, split: str, epoch: int) -> list[tuple[int, list[Part]]]:
-        """(place in the plan, batches) of each stretch that this worker predicts."""
+    def _shards(self, split: str, epoch: int) -> list[tuple[int, list[Part]]]:
+        """(place in the plan, batches) of each shard that this worker predicts."""
         plan = self._task.plan(split, epoch, self._seed)
         rows = self._task.batch_rows(split)
         if self._team.size == 1:
             return [(0, cut(plan, rows, epoch, split))]
-        sizes = self._task.stretches(split)
-        assert sum(sizes) == plan.num_rows, f"stretches of {split} have {sum(sizes)} rows, its plan {plan.num_rows}"
+        sizes = self._task.eval_shards(split)
+        assert sum(sizes) == plan.num_rows, f"shards of {split} have {sum(sizes)} rows, its plan {plan.num_rows}"
         starts = list(accumulate(sizes, initial=0))
         mine = shares(sizes, self._team)
         return [(i, cut(plan.slice(starts[i], sizes[i]), rows, epoch, split)) for i in mine]
 
     def _predict(self, batches: Iterator[tuple[Part, Arrays]], split: str, epoch: int) -> Arrays:
-        """What the workers predict for a split, in the plan's order; nothing at all but the first."""
-        found: list[tuple[int, list[Arrays]]] = []
+        """The predictions of all workers for a split, in the plan's order; empty at all but the first."""
+        own: list[tuple[int, list[Arrays]]] = []  # (place in the plan, predictions of each batch)
         with torch.no_grad(), self._autocast():
-            for start, parts in self._stretches(split, epoch):
+            for start, parts in self._shards(split, epoch):
                 predictor = self._task.predictor()
                 predicted = []
                 for _ in parts:
                     place, arrays = next(batches)
                     assert place.split == split
                     predicted.append(predictor(arrays))
-                found.append((start, predicted))
-        in_order = sorted(chain.from_iterable(self._team.gathered(found)), key=itemgetter(0))
+                own.append((start, predicted))
+        in_order = sorted(chain.from_iterable(self._team.gathered(own)), key=itemgetter(0))
         pieces = list(chain.from_iterable(predicted for _, predicted in in_order))
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else {})}
 

@@ -1,7 +1,7 @@
 """The training loop of every model: one object that stops after any batch and goes on from there, bit for bit.
 
 One stream serves the whole run: the batches of an epoch, then those of its evaluation, and so on. Several workers
-run the same loop in step: each reads and trains on its rows of every batch, predicts its stretches of every
+run the same loop in step: each reads and trains on its rows of every batch, predicts its shards of every
 evaluation, and the first one evaluates and saves.
 """
 
@@ -82,18 +82,18 @@ class Training:
         device: str = "cpu",
         executor: Executor = "threads",
         workers: int | None = None,
-        facts: Mapping[str, Any] | None = None,
+        manifest: Mapping[str, Any] | None = None,
         best: tuple[str, str] | None = None,
         team: Team | None = None,
     ) -> None:
-        """`make_task` is called here, after seeding, so that the first weights follow from the seed too. `facts` are
-        written into every manifest; `best` names a metric and `max` or `min`: the checkpoint of its best epoch is
+        """`make_task` is called here, after seeding, so that the first weights follow from the seed too. `manifest` is
+        written into every checkpoint's; `best` names a metric and `max` or `min`: the checkpoint of its best epoch is
         kept."""
         self.team = team or Team()
         self.config, self.store = config, store
         self.checkpoints, self.attempt, self.best = checkpoints, attempt, best
         self.executor, self.workers = executor, workers or default_workers()
-        self.facts = {**(facts or {}), "config": config_hash(config)}
+        self.manifest = {**(manifest or {}), "config": config_hash(config)}
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
@@ -123,7 +123,7 @@ class Training:
         if found is None:
             self._vary_by_rank()
             return None
-        if found.manifest["config"] != self.facts["config"]:
+        if found.manifest["config"] != self.manifest["config"]:
             raise InputError(f"{found.store.uri}/{found.name} was written under another Config")
         self.task.model.load_state_dict(found.model())
         self.history = [EpochResult(**entry) for entry in found.history]
@@ -313,9 +313,10 @@ class Training:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        facts: dict[str, Any] = {**self.facts, "history": [r.as_json() for r in self.history], "final": self.is_over}
+        history = [result.as_json() for result in self.history]
+        manifest: dict[str, Any] = {**self.manifest, "history": history, "final": self.is_over}
         name = Name(self.attempt, self.epoch, self.batch)
-        self._saver.save(name, self.task.model.state_dict(), self._state(), facts, self._best_epochs())
+        self._saver.save(name, self.task.model.state_dict(), self._state(), manifest, self._best_epochs())
 
     def _best_epochs(self) -> set[int]:
         if self.best is None:

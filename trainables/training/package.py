@@ -1,7 +1,7 @@
 """A trained model as a folder: weights, and all that is needed to use them. Read and written without pickles.
 
 model.safetensors   the weights that were evaluated
-package.json        trainable, Config, post-hoc setting, facts that the trainable needs, where it comes from
+package.json        trainable, Config, post-hoc setting, facts of its Task, where it comes from
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A trained model."""
+    """A trained model: weights by name, and all that is needed to use them."""
 
     trainable: str
     config: Mapping[str, Any]
     setting: Mapping[str, float]  # post hoc
-    facts: Mapping[str, Any]  # what the trainable's Task said it needs
+    facts: Mapping[str, Any]  # of `Task.facts`
     origin: Mapping[str, Any]  # sweep, trial, data fingerprint, metrics: for people
     weights: Mapping[str, Tensor]
 

@@ -26,7 +26,7 @@ class Saver:
         name: Name,
         model: Mapping[str, Tensor],
         state: Mapping[str, Any],
-        facts: Mapping[str, Any],
+        manifest: Mapping[str, Any],
         keep: set[int],
     ) -> None:
         """Takes a checkpoint; see `Checkpoints.save`."""
@@ -34,11 +34,11 @@ class Saver:
             return
         files = packed(model, state)
         if not self._in_background:
-            self._checkpoints.write(name, files, facts, keep)
+            self._checkpoints.write(name, files, manifest, keep)
             return
         self.wait()
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._coming = self._pool.submit(self._checkpoints.write, name, files, facts, keep)
+        self._coming = self._pool.submit(self._checkpoints.write, name, files, manifest, keep)
 
     @property
     def landed(self) -> bool:

@@ -1,4 +1,4 @@
-"""The workers of one training. Whatever they must agree on goes through here; one worker alone agrees at once.
+"""The workers of one training, and what they exchange. A team of one exchanges nothing.
 
 A step's rows are shared out: of every batch, row r goes to worker r mod size. So `batch` means the same with any
 number of workers, and so do steps, schedules and a place in the plan: a training may go on with another number.
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Team:
-    """One worker alone."""
+    """A team of one worker."""
 
     rank, size = 0, 1
 
@@ -43,11 +43,11 @@ class Team:
         return lambda: values
 
     def from_first(self, value: T) -> T:
-        """What worker 0 has."""
+        """The value that worker 0 has, at every worker."""
         return value
 
     def gathered(self, value: T) -> list[T]:
-        """What each worker has, by rank: all of it at worker 0, nothing elsewhere."""
+        """The values of all workers by rank, at worker 0; an empty list elsewhere."""
         return [value]
 
     def joined(self, task: Task, *, sync_bn: bool) -> nn.Module:
@@ -68,7 +68,7 @@ class Losses(nn.Module):
         self.model, self._losses = task.model, task.losses
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Weighted terms."""
+        """`Task.losses`: weighted terms by name, scalars."""
         return self._losses(batch, progress)
 
 
@@ -94,9 +94,9 @@ class ProcessTeam(Team):
         return box[0]
 
     def gathered(self, value: T) -> list[T]:
-        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(value, found, dst=0)
-        return found or []
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
 
     def joined(self, task: Task, *, sync_bn: bool) -> nn.Module:
         if sync_bn:
@@ -105,7 +105,7 @@ class ProcessTeam(Team):
             nn.SyncBatchNorm.convert_sync_batchnorm(task.model)  # type: ignore[no-untyped-call]
         ids = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            Losses(task), device_ids=ids, find_unused_parameters=task.parts_may_rest
+            Losses(task), device_ids=ids, find_unused_parameters=task.has_unused_parameters
         )
 
     def alone(self, joined: nn.Module) -> contextlib.AbstractContextManager[Any]:
@@ -114,7 +114,7 @@ class ProcessTeam(Team):
 
 
 def shares(sizes: Sequence[int], team: Team) -> list[int]:
-    """Which of several stretches of work are this worker's, by size: the largest first, each to who has least."""
+    """Which of several shards of work, by their sizes, are this worker's: the largest first, each to who has least."""
     load = [0] * team.size
     mine = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):

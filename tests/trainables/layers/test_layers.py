@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
-from refsweep.trainables.ikun.model import Ikun
+from refsweep.trainables.ikun import Config, Ikun
 from refsweep.trainables.layers.kum import MODES, Cascade, CrossCorrelation, TextFirst, make, project
 from refsweep.trainables.layers.lora import add_lora, merge_lora
 from refsweep.trainables.losses.focal import focal_bce
@@ -272,7 +272,8 @@ def test_text_first_multiplies_each_channel_by_its_gate():
 @pytest.mark.parametrize("gate", [0.0, 1.0])
 def test_text_first_leaves_value_and_residual_alone(gate: float):
     torch.manual_seed(5)
-    model = Ikun(build("conv-tiny"), kum_mode="text_first", crop_px=32, frame_px=48, feature_dim=8).eval()
+    config = Config(tower="conv-tiny", kum_mode="text_first", crop_px=32, frame_px=48, feature_dim=8)
+    model = Ikun(build("conv-tiny"), config).eval()
     assert isinstance(model.kum, TextFirst)
     nn.init.zeros_(model.kum.conv1[1].weight)
     nn.init.constant_(model.kum.conv1[1].bias, gate)

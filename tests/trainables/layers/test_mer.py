@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from refsweep.trainables.layers.mer import Mer, Route, RoutedUpdate, per_block
-from refsweep.trainables.mm_reid.model import MmReid
-from refsweep.trainables.mm_reid.tokenizers import CHANNELS, Tokenizers, adapted
+from refsweep.trainables.mm_reid import Config, MmReid
+from refsweep.trainables.mm_reid.config import CHANNELS
+from refsweep.trainables.mm_reid.model import Tokenizers, adapted
 from refsweep.trainables.towers import clip
 from torch import Tensor
 
@@ -18,7 +19,9 @@ MODALITIES = len(CHANNELS)
 def model(ranks: tuple[int, ...] = (4,), alphas: tuple[float, ...] = (1.0,)) -> MmReid:
     """A small model whose updates all do something."""
     torch.manual_seed(0)
-    made = MmReid(clip.build("ViT-tiny"), 5, ranks=ranks, alphas=alphas, width=32, heads=2).eval()
+    sizes = {"height_px": 48, "width_px": 32, "width": 32, "heads": 2}
+    config = Config(tower="ViT-tiny", lora_rank=ranks, lora_alpha=alphas, **sizes)
+    made = MmReid(clip.build("ViT-tiny"), 5, config).eval()
     for name, parameter in made.mer.named_parameters():
         if "up_" in name:
             parameter.data.normal_(std=0.3)

@@ -14,20 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from refsweep.datasets.problems import InputError
 from refsweep.trainables.metrics import retrieval
-from refsweep.trainables.metrics.retrieval import Ranking, Truth, rank, rank_similarities
+from refsweep.trainables.metrics.retrieval import Ranking, RetrievalTruth, rank, rank_similarities
 from refsweep.trainables.posthoc import reranking
 from refsweep.trainables.posthoc.reranking import (
-    PLAIN,
     Features,
-    Grid,
     choose,
     expand_queries,
     figures,
     k_reciprocal,
     ranked,
     similarities,
-    weightings,
 )
+from refsweep.trainables.posthoc.settings import PLAIN, Grid, weightings
 
 Singles = NDArray[np.float32]
 
@@ -82,14 +80,14 @@ def on_a_circle(*degrees: float) -> Singles:
     return np.array([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in degrees], np.float32)
 
 
-def people(identities: int, seed: int, noise: float = 0.8, width: int = 24) -> tuple[Features, Truth]:
+def people(identities: int, seed: int, noise: float = 0.8, width: int = 24) -> tuple[Features, RetrievalTruth]:
     """A split of made features: one query and four gallery rows a person."""
     rng = np.random.default_rng(seed)
     shared = directions(identities, width, rng)
     q_id, g_id = np.arange(identities), np.repeat(np.arange(identities), 4)
     query, gallery = (shared[i] + noise * directions(len(i), width, rng) for i in (q_id, g_id))
     query, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
-    return Features.of(query, gallery), Truth(q_id, g_id)
+    return Features.of(query, gallery), RetrievalTruth(q_id, g_id)
 
 
 GRID = Grid(k1=(2, 6), k2=(1, 3), lam=(0.0, 0.3, 0.7), qe=((2, 0.0), (4, 3.0)))
@@ -164,7 +162,7 @@ def test_the_choice_is_never_worse_than_plain_where_it_is_made(metric: str):
 
 def test_where_nothing_can_be_gained_the_choice_is_plain():
     rows = np.eye(6, dtype=np.float32)
-    truth = Truth(np.arange(6), np.arange(6))
+    truth = RetrievalTruth(np.arange(6), np.arange(6))
     assert choose(Features.of(rows, rows), truth, GRID) == PLAIN
 
 
@@ -242,7 +240,7 @@ def test_weights_are_searched_with_the_rest():
 def test_a_model_that_says_the_same_of_everyone_gains_nothing():
     """Taking the first k of equals as neighbours would help those who are stored first."""
     rows = np.tile(on_a_circle(30), (15, 1))
-    truth = Truth(np.arange(3), np.repeat(np.arange(3), 4))
+    truth = RetrievalTruth(np.arange(3), np.repeat(np.arange(3), 4))
     found = figures(Features.of(rows[:3], rows[3:]), truth, GRID.settings())
     last = np.mean([(n + 1) / (9 + n) for n in range(4)]) * 100
     assert found == pytest.approx([last] * len(found))
@@ -255,7 +253,7 @@ def test_the_order_of_the_gallery_changes_no_figure():
     expected = figures(Features.of(query, gallery), truth, GRID.settings())
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(gallery))
-        moved = Features.of(query, gallery[order]), Truth(truth.query_id_Q, truth.gallery_id_G[order])
+        moved = Features.of(query, gallery[order]), RetrievalTruth(truth.query_id_Q, truth.gallery_id_G[order])
         assert figures(*moved, GRID.settings()) == pytest.approx(expected, rel=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""One worker of several, for test_team.py: `python -m refsweep.tests.trainables.training.in_team RANK SIZE PORT JOB`.
+"""One worker of several, for tests: `python -m refsweep.tests.trainables.training.in_team RANK SIZE PORT JOB`.
 
 JOB is a JSON file with a `kind`, a folder `out` and what the kind needs; the worker writes OUT/RANK.json.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from refsweep.cluster.programs import free_port
 from refsweep.datasets.storage.store import Store
 from refsweep.trainables import coercion, discovery
 from refsweep.trainables.training.checkpoints import Checkpoints
@@ -23,8 +25,8 @@ from refsweep.trainables.training.team import ProcessTeam, Team
 def trained(job: dict[str, Any], team: Team) -> dict[str, Any]:
     """Trains a Config to its end, or until the first worker has been asked `stop_after` times."""
     module = discovery.load(job["trainable"])
-    config = coercion.make_config(module, coercion.plain(job["config"]))
-    store = Store(job["data"]) if job.get("data") else None
+    config = coercion.make_config(module.Config, job["config"])
+    store = Store(job["data"]) if job.get("data", "none") != "none" else None
     training = Training(
         lambda: module.Task(config, module.open_data(store)),
         config,
@@ -43,30 +45,49 @@ def trained(job: dict[str, Any], team: Team) -> dict[str, Any]:
         left[0] -= 1
         return bool(left[0] == 0)
 
-    found: dict[str, Any] = {"ended": "done"}
+    ended = "done"
     try:
         for _ in training.run(stop):
             pass
     except Stopped:
-        found["ended"] = "stopped"
+        ended = "stopped"
     except Exception as error:  # noqa: BLE001  compared by the test
-        found["ended"] = type(error).__name__
-    found["history"] = [r.as_json() for r in training.history]
-    found["model"] = {k: v.flatten().tolist() for k, v in training.task.model.state_dict().items()}
-    found["draw"] = torch.rand(3).tolist()
-    return found
+        ended = type(error).__name__
+    return {
+        "ended": ended,
+        "history": [r.as_json() for r in training.history],
+        "model": {k: v.flatten().tolist() for k, v in training.task.model.state_dict().items()},
+        "draw": torch.rand(3).tolist(),
+    }
+
+
+def together(jobs: list[dict[str, Any]], folder: Path, size: int = 2) -> list[list[dict[str, Any]]]:
+    """What each of several workers says of each job: `trained`, in processes of their own."""
+    path = folder / "jobs.json"
+    jobs = [{"out": str(folder / str(i)), **job} for i, job in enumerate(jobs)]
+    path.write_text(json.dumps(jobs))
+    port = free_port()
+    command = [sys.executable, "-m", "refsweep.tests.trainables.training.in_team"]
+    workers = [subprocess.Popen([*command, str(rank), str(size), str(port), str(path)]) for rank in range(size)]
+    assert [w.wait(240) for w in workers] == [0] * size
+    return [[json.loads((Path(job["out"]) / f"{r}.json").read_text()) for r in range(size)] for job in jobs]
+
+
+def alone(job: dict[str, Any]) -> dict[str, Any]:
+    """What one worker says of a job, in this process."""
+    return trained(job, Team())
 
 
 def main() -> None:
-    """Joins the others, does the job, writes what it found."""
+    """Joins the others, does the jobs, writes a result each."""
     rank, size, port, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("gloo")
     for job in json.loads(path.read_text()):
-        found = trained(job, ProcessTeam("cpu"))
+        result = trained(job, ProcessTeam("cpu"))
         Path(job["out"]).mkdir(exist_ok=True)
-        (Path(job["out"]) / f"{rank}.json").write_text(json.dumps(found))
+        (Path(job["out"]) / f"{rank}.json").write_text(json.dumps(result))
         dist.barrier()
     dist.destroy_process_group()
 

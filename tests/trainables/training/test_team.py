@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
-from refsweep.tests.trainables import mm_people, people
-from refsweep.tests.trainables.training.in_team import trained
-from refsweep.tests.trainables.training.test_loop import TINY
+from refsweep.tests.trainables.training.in_team import alone, together
 from refsweep.trainables.toy import task as toy
 from refsweep.trainables.training.loop import Training
 from refsweep.trainables.training.team import Losses, ProcessTeam, Team, shares
-
-
-def together(jobs: list[dict[str, Any]], folder: Path, size: int = 2) -> list[list[dict[str, Any]]]:
-    """What each worker found in each job."""
-    path = folder / "jobs.json"
-    jobs = [{"out": str(folder / str(i)), **job} for i, job in enumerate(jobs)]
-    path.write_text(json.dumps(jobs))
-    port = free_port()
-    command = [sys.executable, "-m", "refsweep.tests.trainables.training.in_team"]
-    workers = [subprocess.Popen([*command, str(rank), str(size), str(port), str(path)]) for rank in range(size)]
-    assert [w.wait(240) for w in workers] == [0] * size
-    return [[json.loads((Path(job["out"]) / f"{r}.json").read_text()) for r in range(size)] for job in jobs]
-
-
-def alone(job: dict[str, Any]) -> dict[str, Any]:
-    return trained(job, Team())
 
 
 def team(rank: int, size: int) -> Team:
@@ -45,8 +23,8 @@ def team(rank: int, size: int) -> Team:
 TOY = {"epochs": 4, "batch": 3, "x": 2.0, "y": 1.0}  # batches of 3, 3 and 2 rows of 8
 
 
-def without_time(found: dict[str, Any]) -> list[Any]:
-    return [(r["epoch"], r["metrics"]) for r in found["history"]]
+def without_time(result: dict[str, Any]) -> list[Any]:
+    return [(r["epoch"], r["metrics"]) for r in result["history"]]
 
 
 def test_rows_of_a_batch_are_shared_out_and_nobody_is_without():
@@ -67,7 +45,7 @@ def test_the_mean_of_weighted_shares_is_the_whole(count: int, size: int):
     assert sum(sums) / size == pytest.approx(sum(range(count)))
 
 
-def test_stretches_are_shared_out_by_size_and_each_once():
+def test_shards_are_shared_out_by_size_and_each_once():
     sizes = [5, 1, 9, 3, 3, 7]
     mine = [shares(sizes, team(r, 3)) for r in range(3)]
     assert sorted(i for part in mine for i in part) == list(range(6))
@@ -90,7 +68,7 @@ def test_two_workers_train_what_one_trains(tmp_path: Path):
     assert two["model"]["weight"] == pytest.approx(one["model"]["weight"], rel=1e-5)
     assert other["model"] == two["model"]
     assert [r["metrics"]["loss"] for r in two["history"]] == [r["metrics"]["loss"] for r in one["history"]]
-    measured = [[r["metrics"]["train_parabola"] for r in found["history"]] for found in (one, two)]
+    measured = [[r["metrics"]["train_parabola"] for r in result["history"]] for result in (one, two)]
     assert measured[0] == pytest.approx(measured[1], rel=1e-5)
     assert two["draw"] != other["draw"], "workers draw different numbers"
     plain = alone({"trainable": "toy", "config": {**TOY, "accumulate": 2, "clip_norm": 1.0, "ema": 0.9}})
@@ -112,7 +90,7 @@ def test_two_workers_stop_together_and_go_on_bit_for_bit_or_as_one(tmp_path: Pat
         ],
         tmp_path,
     )
-    assert [found["ended"] for found in stopped] == ["stopped", "stopped"]
+    assert [result["ended"] for result in stopped] == ["stopped", "stopped"]
     for rank in range(2):
         assert went_on[rank]["model"] == whole[rank]["model"]
         assert went_on[rank]["draw"] == whole[rank]["draw"]
@@ -128,39 +106,6 @@ def test_a_checkpoint_of_one_worker_is_gone_on_with_by_two(tmp_path: Path):
     (two, _), (fresh, _) = together([{**job, "attempt": 2}, {"trainable": "toy", "config": TOY}], tmp_path)
     assert two["model"]["weight"] == pytest.approx(fresh["model"]["weight"], rel=1e-5)
     assert len(two["history"]) == 4
-
-
-def test_ikun_is_scored_the_same_by_two_workers(tmp_path: Path, made: Path):
-    # no training to speak of: what differs is who predicts which video, and how batches are cut
-    config = {**TINY, "epochs": 1, "lr": 1e-12, "weight_decay": 0.0, "warmup": 0.0}
-    job = {"trainable": "ikun", "config": config, "data": str(made)}
-    one, ((two, other),) = alone(job), together([job], tmp_path)
-    assert two["history"][0]["metrics"] == other["history"][0]["metrics"]
-    mine, theirs = one["history"][0]["metrics"], two["history"][0]["metrics"]
-    assert theirs.keys() == mine.keys()
-    # batch norm in training is over each worker's own rows
-    assert theirs["train_focal"] == pytest.approx(mine["train_focal"], rel=1e-2)
-    assert theirs["hota"] == pytest.approx(mine["hota"], abs=0.5)
-
-
-def test_re_identification_is_trained_by_two_workers(tmp_path: Path):
-    """In-batch losses see a worker's own rows, so that weights are not quite those of one worker; all else is."""
-    jobs = []
-    for trainable, made_by, config in (
-        ("t2i_reid", people, people.SMALL),
-        ("mm_reid", mm_people, mm_people.TINY),
-    ):
-        made_by.write_people(tmp_path / trainable)
-        jobs.append({"trainable": trainable, "config": {**config, "epochs": 2}, "data": str(tmp_path / trainable)})
-    for one, (two, other) in zip(map(alone, jobs), together(jobs, tmp_path), strict=True):
-        assert two["ended"] == other["ended"] == "done"
-        assert two["model"].keys() == one["model"].keys()
-        learnt = [name for name in two["model"] if "running_" not in name]  # statistics are of a worker's own rows
-        assert [two["model"][name] for name in learnt] == [other["model"][name] for name in learnt]
-        assert without_time(two) == without_time(other)
-        for mine, theirs in zip(one["history"], two["history"], strict=True):
-            assert mine["metrics"].keys() == theirs["metrics"].keys()
-            assert theirs["metrics"]["train_loss"] == pytest.approx(mine["metrics"]["train_loss"], rel=0.3)
 
 
 def test_batch_norm_is_not_synchronised_between_cpus():
