@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -57,6 +58,27 @@ def test_a_room_imports_only_what_it_may(room: str):
             in_stream = path.name == "stream.py" and parts[0] == "ray"
             if parts[0] in FOREIGN.get(room, ()) and not in_stream:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+SHARED = {"coercion", "contract", "discovery", "training"}  # what orchestration may import of trainables
+
+
+def test_orchestration_knows_no_model_by_name():
+    """A family is found by its name and asked through its module; the demo may name the example file that it runs."""
+    families = sorted(path.parent.name for path in (ROOT / "trainables").glob("*/task.py"))
+    named = re.compile(rf"\b(?:{'|'.join(families)})\b")
+    wrong = []
+    for path in sources("orchestration"):
+        where = path.relative_to(ROOT)
+        for line, name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["refsweep", "trainables"] and len(parts) > 2 and parts[2] not in SHARED:
+                wrong.append(f"{where}:{line} imports {name}")
+        for number, text in enumerate(path.read_text().splitlines(), 1):
+            example = where == Path("orchestration/cli/demo.py") and text.startswith("EXAMPLE = ")
+            if named.search(text) and not example:
+                wrong.append(f"{where}:{number} names a model: {text.strip()}")
     assert not wrong, "\n".join(wrong)
 
 
