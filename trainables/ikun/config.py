@@ -11,7 +11,7 @@ from ..training.config import LoopConfig, bounded, fetched
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(LoopConfig):
-    """What can be set; defaults as published."""
+    """Fields of iKUN; their defaults are the published training."""
 
     epochs: int = 100
     lr: float = 1e-5

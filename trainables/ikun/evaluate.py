@@ -123,7 +123,7 @@ def _inside(boxes: Boxes, strict: bool) -> NDArray[np.bool_]:
 
 
 def thresholds(scored: Scored, prior: Prior, setting: Setting) -> Floats:
-    """The raw score each pair must exceed under a setting."""
+    """The raw score that each pair must exceed under a setting, P."""
     return threshold_of(prior.of(scored.texts, setting["tau"]), setting["a"], setting["threshold"])
 
 

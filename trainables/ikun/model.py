@@ -36,7 +36,7 @@ class Output(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Encoded expressions."""
+    """Encoded expressions, E of them."""
 
     states_EKD: Tensor  # of the first tokens, projected
     feature_ED: Tensor  # the end token's, after text_fc
@@ -180,7 +180,7 @@ class Ikun(nn.Module):
         return scaled_NCHW.contiguous(memory_format=torch.channels_last)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """The towers with their own learning rate, the rest."""
+        """Groups for the optimiser: the towers with their own learning rate, the rest."""
         towers = trained(self.clip)
         c = self.config
         tower_lr = c.lr if c.tower_lr is None else c.tower_lr

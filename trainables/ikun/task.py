@@ -75,7 +75,7 @@ class Task:
         return self._videos[name]
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
-        """Training windows, or the frames of a split's videos."""
+        """Training windows, one a row; or the frames of a split's videos that some window looks at, one a row."""
         if split == "train":
             return training_plan(self.training.tracks, self.config, np.random.default_rng((seed, epoch)))
         if split not in self._scoring_plans:
@@ -89,11 +89,11 @@ class Task:
         return self.config.batch if split == "train" else self.config.score_batch
 
     def eval_shards(self, split: str) -> list[int]:
-        """Frames of each video."""
+        """The number of frames of each video: a video is scored as a whole."""
         return list(self.plan(split, 0, 0)["video"].value_counts().field("counts").to_pylist())
 
     def compiled(self) -> list[torch.nn.Module]:
-        """The towers."""
+        """The towers, which do nearly all of the work."""
         return self.model.clip.stages()
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -134,5 +134,5 @@ class Task:
         return Scored.of(videos, predictions, strict_bounds=self.config.strict_bounds)
 
     def prior(self, videos: Sequence[str]) -> Prior:
-        """What calibration reads of the expressions of some videos."""
+        """What calibration compares the expressions of some videos with."""
         return Prior.make(self.model, self.facts(), [text for video in videos for text in self.video(video).texts])

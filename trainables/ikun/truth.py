@@ -1,4 +1,4 @@
-"""A video to score: its tracker output, the expressions it is asked about, and what is true of them.
+"""A video to score: its tracker output, expressions to score it with, and the ground truth of these.
 
 Shapes: N tracker boxes, W windows, E expressions of a video (normalised), P (video, raw expression) pairs.
 """

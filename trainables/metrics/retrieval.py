@@ -69,7 +69,7 @@ class Ranking:
     first_Q: Floats  # rank of the first right answer, from 1
 
     def figures(self) -> dict[str, float]:
-        """Means over queries, in percent."""
+        """`rank1`, `rank5`, `rank10`, `map`, `map100`, `minp`: means over queries, in percent."""
         first = self.first_Q[~np.isnan(self.first_Q)]
         shares = {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10)}
         means = {"map": self.ap_Q, "map100": self.ap100_Q, "minp": self.inp_Q}
@@ -137,7 +137,7 @@ class Ranker:
         self._done = 0
 
     def add(self, similarity_CG: NDArray[np.floating]) -> None:
-        """Ranks the next C queries."""
+        """Ranks the next C queries. Raises InputError for similarities of another shape, and for NaN."""
         gallery = len(self.truth.gallery_id_G)
         if similarity_CG.ndim != 2 or similarity_CG.shape[1] != gallery:
             raise InputError(f"similarities must be queries x {gallery}, got {similarity_CG.shape}")

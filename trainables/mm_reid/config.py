@@ -41,7 +41,7 @@ class Ramp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(ReidConfig):
-    """What can be set; defaults as published."""
+    """Fields of mm_reid; their defaults are the published training."""
 
     epochs: int = 60
     lr: float = 5e-5  # of MER, tokenizers, head and fusion

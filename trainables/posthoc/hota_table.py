@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a table needs of one (video, expression) pair."""
+    """A (video, expression) pair as the table takes it; N tracker boxes of the video."""
 
     tracked: Boxes
     matches: Matches  # of all tracker boxes with all objects of the video

@@ -15,7 +15,7 @@ QUERIES = {"caption": "text", "identity": "identity_text", "clothing": "clothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(ReidConfig):
-    """What can be set; defaults as in the reference, where it is not at fault."""
+    """Fields of t2i_reid; their defaults are the reference's training, where it is not at fault."""
 
     epochs: int = 80
     lr: float = 1e-4
@@ -58,7 +58,7 @@ class Config(ReidConfig):
     per_identity: int = bounded(0, 0, 1024)  # rows of a person that come together in a batch; 0 shuffles all
     unmatched: float = bounded(0.5, 0, 1)  # share of rows that also meet a caption of another person's clothing
     hard_pool: int = bounded(8, 1, 1024)  # captions of which the most alike is that one; 1 is a random one
-    query: Literal["caption", "identity", "clothing"] = "caption"  # what is asked with in evaluation
+    query: Literal["caption", "identity", "clothing"] = "caption"  # the part of a caption that is a query in evaluation
     rerank_k1: tuple[int, ...] = (20,)
     rerank_k2: tuple[int, ...] = (6,)
     rerank_lambda: tuple[float, ...] = (0.3, 0.8)

@@ -87,7 +87,7 @@ class _Batch:
         self.own_BB = torch.eye(len(matched_B), dtype=torch.bool, device=matched_B.device)
 
     def info_nce(self) -> Tensor:
-        """Pictures and texts that say who it is, both ways."""
+        """InfoNCE of pictures and texts that describe a person, both ways."""
         c = self.config
         return symmetric_info_nce(
             self.pictures.image_BD,
@@ -99,18 +99,18 @@ class _Batch:
         )
 
     def cls(self) -> Tensor:
-        """Which person of the training set it is."""
+        """Cross-entropy of the training set's people."""
         return F.cross_entropy(self.model.classifier(self.pictures.id_BW).float(), self.row.label_B)
 
     def bio(self) -> Tensor:
-        """The identity feature through its projector, one way to the text."""
+        """InfoNCE of the projected identity feature with the text on identity, one way."""
         same_text_BB = self.row.identity_text_B[:, None] == self.row.identity_text_B
         positive_BB, ignored_BB = who(self.same_person_BB, self.own_BB, self.config.positives, same_text_BB)
         projected_BD = F.normalize(self.model.bio_projector(self.pictures.id_BW), dim=-1)
         return info_nce(projected_BD, self.identity.text_ED, positive_BB, self.config.temperature, ignored_BB)
 
     def cloth(self) -> Tensor:
-        """The clothing feature through its projector, one way to its description."""
+        """InfoNCE of the projected clothing feature with its description, one way."""
         own_BB = self.own_BB | self._same_clothing_BB()
         projected_BD = F.normalize(self.model.cloth_projector(self.pictures.cloth_BW), dim=-1)
         return info_nce(
@@ -133,7 +133,7 @@ class _Batch:
         return info_nce(projected_BD, self.clothing.text_ED, own_BB, temperature, self.same_person_BB & ~own_BB)
 
     def cloth_match(self) -> Tensor:
-        """Clothing embeddings with their descriptions, matched and unmatched."""
+        """Matching of clothing embeddings with descriptions of their own and of others' clothing."""
         row, rows_B = self.row, torch.arange(len(self.row.label_B), device=self.row.label_B.device)
         image_of_P = torch.cat([rows_B, rows_B[self.unmatched_B]])
         text_P = torch.cat([row.clothing_text_B, row.other_text_B[self.unmatched_B]])
@@ -149,7 +149,7 @@ class _Batch:
         )
 
     def decouple(self) -> Tensor:
-        """How much the two features of a picture say of each other."""
+        """Dependence of the two features of a picture."""
         id_BX, cloth_BX = self.pictures.id_BW, self.pictures.cloth_BW
         if self.config.decouple_on == "projections":
             id_BX, cloth_BX = self.model.decouple_id(id_BX), self.model.decouple_cloth(cloth_BX)

@@ -79,7 +79,7 @@ class T2iReid(nn.Module):
             self.patch_projection, self.word_projection = nn.Linear(width, embed_dim), nn.Linear(width, embed_dim)
 
     def encode_images(self, image_BHW3: Tensor, alpha: float = 0.0) -> Pictures:
-        """Pictures of bytes; `alpha` is the strength of the reversal under the clothing feature."""
+        """Encodes B pictures of bytes; `alpha` is the strength of the reversal under the clothing feature."""
         whole_BW, patch_BLW = self.image_tower(normalised(image_BHW3, MEAN, STD))
         id_BW = F.relu(self.id_projection(whole_BW))
         cloth_BW = F.relu(reverse_gradient(self.cloth_projection(whole_BW), alpha))
@@ -92,7 +92,7 @@ class T2iReid(nn.Module):
         )
 
     def encode_texts(self, ids_ET: Tensor) -> Texts:
-        """Texts of token ids, 0 after the end."""
+        """Encodes E texts of token ids, E x T, 0 after the end."""
         whole_EW, word_ETW, mask_ET = self.text_tower(ids_ET)
         text_ED = F.normalize(self.text_mlp(self.shared_mlp(whole_EW)), dim=-1)
         if self.config.fusion != "tokens":

@@ -49,7 +49,7 @@ class FeaturePredictor:
 
     @torch.no_grad()
     def of_pictures(self, image_NHW3: Tensor) -> Arrays:
-        """Features of pictures of bytes."""
+        """Features of N pictures of bytes, as arrays of N rows."""
         pictures = self.model.encode_images(image_NHW3)
         cosine_N = F.cosine_similarity(pictures.id_BW, pictures.cloth_BW, dim=-1).abs()
         return {
@@ -60,7 +60,7 @@ class FeaturePredictor:
 
     @torch.no_grad()
     def of_texts(self, ids_NT: Tensor) -> Arrays:
-        """Features of texts of token ids."""
+        """Features of N texts of token ids, as arrays of N rows."""
         texts = self.model.encode_texts(ids_NT)
         return {
             "feature": _array(texts.text_ED),

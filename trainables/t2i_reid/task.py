@@ -58,7 +58,7 @@ class Task:
         return TrainingLosses(self.config, self.model, self.texts)
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
-        """Training rows, or the pictures and queries of a split."""
+        """Training captions with their pictures, one a row; or the pictures of a split, then its queries."""
         if split == "train":
             return training_plan(self.training, self.config, np.random.default_rng((seed, epoch)))
         if split not in self._plans:
@@ -78,7 +78,7 @@ class Task:
         return [min(size, rows - start) for start in range(0, rows, size)]
 
     def compiled(self) -> list[torch.nn.Module]:
-        """The towers."""
+        """The towers, which do nearly all of the work."""
         return [self.model.image_tower, self.model.text_tower]
 
     def param_groups(self) -> list[dict[str, Any]]:

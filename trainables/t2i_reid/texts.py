@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 class TextTable:
     """Texts by number, as token ids of one length.
 
-    Each split has numbers of its own, so that they do not depend on which split was asked for first.
+    Each split has numbers of its own, so that they do not depend on which split is planned first.
     """
 
     def __init__(self, words: Words, most_tokens: int) -> None:

@@ -61,7 +61,7 @@ class WordPieces:
 
     @classmethod
     def load(cls, uri: str) -> WordPieces:
-        """From where the weights are. Raises InputError."""
+        """The tokenizer that lies with weights. Raises InputError when there is none."""
         return cls(load(AutoTokenizer.from_pretrained, uri, use_fast=True).backend_tokenizer.to_str())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

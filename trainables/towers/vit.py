@@ -39,7 +39,7 @@ class ImageTower(nn.Module):
             self.body = _pretrained(sizes, height_px, width_px, weights)
 
     def forward(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """(whole N x D, places N x L x D)."""
+        """(features of whole images N x D, of their places N x L x D)."""
         if not self.sizes.layers:
             place_NLD = self.body(image_NCHW).flatten(2).transpose(1, 2)
             return self.whole(place_NLD.flatten(1)), place_NLD

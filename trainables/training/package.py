@@ -34,7 +34,7 @@ class Package:
     weights: Mapping[str, Tensor]
 
     def write(self, store: Store) -> None:
-        """Into a folder or prefix."""
+        """Writes it into a folder or prefix."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.weights.items()}
         store.write(MODEL, save_safetensors(tensors))
         content = {"format": FORMAT, "trainable": self.trainable, "config": dict(self.config)}
@@ -43,7 +43,7 @@ class Package:
 
     @classmethod
     def read(cls, store: Store) -> Package:
-        """From a folder or prefix. Raises InputError when there is none, or it is another version's."""
+        """Reads one from a folder or prefix. Raises InputError when there is none, or it is another version's."""
         try:
             content = json.loads(store.read(PACKAGE))
             if content["format"] != FORMAT:
