@@ -366,7 +366,7 @@ def arrays(subject: Subject) -> Any:
 
 
 def gradients(subject: Subject) -> Any:
-    task, found = subject.task, []
+    task, at_progress = subject.task, []
     batch = {name: torch.tensor(array) for name, array in first_batch(subject, "train").items()}
     for progress in (0.0, 0.3, 0.7):
         torch.manual_seed(0)
@@ -374,8 +374,8 @@ def gradients(subject: Subject) -> Any:
         task.model.zero_grad()
         terms = task.losses(batch, progress)
         sum(term for term in terms.values() if term.requires_grad).backward()
-        found.append([terms, [p.grad for p in task.model.parameters()]])
-    return found
+        at_progress.append([terms, [p.grad for p in task.model.parameters()]])
+    return at_progress
 
 
 def scores(subject: Subject) -> Any:

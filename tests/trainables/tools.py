@@ -51,8 +51,8 @@ class Case:
 
 def case_of(name: str) -> Case:
     """The case of a family."""
-    found: Case = importlib.import_module(f"refsweep.tests.trainables.{name}.case").CASE
-    return found
+    case: Case = importlib.import_module(f"refsweep.tests.trainables.{name}.case").CASE
+    return case
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

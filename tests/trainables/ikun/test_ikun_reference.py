@@ -141,20 +141,20 @@ def test_tensors_of_every_kind_come_through(tmp_path: Path):
         "parameter": torch.nn.Parameter(torch.ones(2)),
     }
     torch.save(made, tmp_path / "x.pt")
-    found = load(tmp_path / "x.pt")
-    assert set(found) == set(made)
+    tensors = load(tmp_path / "x.pt")
+    assert set(tensors) == set(made)
     for key, value in made.items():
-        assert found[key].dtype == value.dtype
-        torch.testing.assert_close(found[key], value.detach())
+        assert tensors[key].dtype == value.dtype
+        torch.testing.assert_close(tensors[key], value.detach())
 
 
 def test_a_torchscript_archive_is_read_without_running_it(tmp_path: Path):
     """OpenAI publishes its CLIP weights so."""
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     torch.jit.script(module).save(str(tmp_path / "m.pt"))
-    found = load(tmp_path / "m.pt")
+    tensors = load(tmp_path / "m.pt")
     for key, value in module.state_dict().items():
-        torch.testing.assert_close(found[key], value)
+        torch.testing.assert_close(tensors[key], value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04torn"])

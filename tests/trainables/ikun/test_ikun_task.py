@@ -74,9 +74,9 @@ def test_a_scoring_plan_of_nothing_has_no_rows():
 
 def test_scoring_rows_are_read_with_all_their_crops(task: ikun.Task):
     plan, store = task.plan("calibration", 0, 0).slice(2, 3), task.data.store
-    found = Reader(32, 48, FrameCache(16))(plan, store)
+    arrays = Reader(32, 48, FrameCache(16))(plan, store)
     boxes = [(n, row, box) for n, row in enumerate(plan.to_pylist()) for box in np.array(row["box"]).reshape(-1, 4)]
-    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in found.items() if name != "video"}
+    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in arrays.items() if name != "video"}
     assert shapes == {
         "frame": ((3, 48, 48, 3), np.uint8),
         "crop": ((len(boxes), 32, 32, 3), np.uint8),
@@ -85,14 +85,14 @@ def test_scoring_rows_are_read_with_all_their_crops(task: ikun.Task):
         "row": ((len(boxes),), np.int64),
         "number": ((3,), np.int64),
     }
-    assert found["video"].tolist() == plan.column("video").to_pylist()
-    assert found["number"].tolist() == plan.column("frame").to_pylist()
-    assert found["row"].tolist() == [r for rows in plan.column("row").to_pylist() for r in rows]
-    for crop, frame_of, (number, row, box) in zip(found["crop"], found["frame_of"], boxes, strict=True):
+    assert arrays["video"].tolist() == plan.column("video").to_pylist()
+    assert arrays["number"].tolist() == plan.column("frame").to_pylist()
+    assert arrays["row"].tolist() == [r for rows in plan.column("row").to_pylist() for r in rows]
+    for crop, frame_of, (number, row, box) in zip(arrays["crop"], arrays["frame_of"], boxes, strict=True):
         image = FrameCache(0).get(store, task.data.frame_path(row["video"], row["frame"]))
         assert frame_of == number
         np.testing.assert_array_equal(crop, square(image, box, 32))
-        np.testing.assert_array_equal(found["frame"][number], square(image, (0, 0, *image.shape[1::-1]), 48))
+        np.testing.assert_array_equal(arrays["frame"][number], square(image, (0, 0, *image.shape[1::-1]), 48))
 
 
 @pytest.mark.parametrize("split", ["train", "calibration"])
@@ -150,9 +150,9 @@ def test_predictions_are_the_scores_of_single_pairs_however_the_plan_is_cut(
     spanning = 0
     for size in (1, 5, 16, plan.num_rows):
         predict, parts = task.predictor(), cut(plan, size, 0, "calibration")
-        found = [predict(task.read(part.rows, store)) for part in parts]
+        batches = [predict(task.read(part.rows, store)) for part in parts]
         spanning += any(len(set(part.rows.column("video").to_pylist())) == 2 for part in parts)
-        np.testing.assert_allclose(np.concatenate([f["score"] for f in found]), slow, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate([f["score"] for f in batches]), slow, atol=1e-5)
     assert spanning >= 2
 
 
@@ -185,7 +185,7 @@ def test_an_oracle_is_far_better_than_constant_scores(task: ikun.Task):
         split: {"score": np.concatenate([oracle(v).ravel() for v in videos_of(task, split)])}
         for split in task.eval_splits
     }
-    constant = {split: {"score": np.zeros_like(found["score"])} for split, found in truth.items()}
+    constant = {split: {"score": np.zeros_like(arrays["score"])} for split, arrays in truth.items()}
     best, trivial = task.evaluate(truth).metrics, task.evaluate(constant).metrics
     assert set(best) == set(ikun.METRICS)
     assert best["hota"] > trivial["hota"] + 30

@@ -48,25 +48,25 @@ Looked = tuple[LabelledObject, list[int]]  # an object and the indices of its fr
 
 
 def looked(plan: pa.Table, data: ReferKitti) -> list[Looked]:
-    """What each row looks at, found again by its boxes."""
+    """The object and the frames that each row looks at, by its boxes."""
     where = {
         (thing.video, frame, *box): (thing, index)
         for video in data.videos("train")
         for thing in data.objects(video)
         for index, (frame, box) in enumerate(zip(thing.frame_F.tolist(), thing.xyxy_F4.tolist(), strict=True))
     }
-    found = []
+    looks = []
     frames, boxes = column(plan, "frame", 2).tolist(), column(plan, "box", 2, 4).tolist()
     for video, frame, box in zip(plan.column("video").to_pylist(), frames, boxes, strict=True):
         things, indices = zip(*[where[(video, f, *b)] for f, b in zip(frame, box, strict=True)], strict=True)
         assert len({(t.video, t.id) for t in things}) == 1
-        found.append((things[0], list(indices)))
-    return found
+        looks.append((things[0], list(indices)))
+    return looks
 
 
 def labelled(thing: LabelledObject) -> list[int]:
-    """Indices of the frames in which something is said of an object."""
-    return [i for i, said in enumerate(thing.expressions) if said]
+    """Indices of the frames in which an object has expressions."""
+    return [i for i, expressions in enumerate(thing.expressions) if expressions]
 
 
 def test_every_track_appears_as_often_as_asked(data: ReferKitti):
@@ -163,15 +163,15 @@ def test_without_a_share_positives_come_at_their_base_rate(training: TrainingSet
 
 
 def test_texts_and_shares_are_those_of_all_labelled_boxes(training: TrainingSet, data: ReferKitti):
-    said = [
+    positives = [
         text
         for video in data.videos("train")
         for thing in data.objects(video)
         for texts in thing.expressions
         for text in texts
     ]
-    assert training.texts == sorted(set(said))
-    assert training.share == pytest.approx([said.count(text) / len(said) for text in training.texts])
+    assert training.texts == sorted(set(positives))
+    assert training.share == pytest.approx([positives.count(text) / len(positives) for text in training.texts])
 
 
 def rewrite(folder: Path, keep: dict[tuple[str, str], int], rest: int) -> ReferKitti:
@@ -240,8 +240,8 @@ def slow_square(path: Path, xyxy: list[float] | None, side: int) -> NDArray[np.u
 
 def test_training_rows_are_read_as_by_a_slow_crop(training: TrainingSet, made: Path):
     plan = drawn(training, Config(crop_scale=1.0, expressions_per_window=3)).slice(0, 4)
-    found = Reader(32, 48, FrameCache(16))(plan, Store(str(made)))
-    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in found.items()}
+    arrays = Reader(32, 48, FrameCache(16))(plan, Store(str(made)))
+    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     assert shapes == {
         "crop": ((4, 2, 32, 32, 3), np.uint8),
         "frame": ((4, 2, 48, 48, 3), np.uint8),
@@ -253,5 +253,5 @@ def test_training_rows_are_read_as_by_a_slow_crop(training: TrainingSet, made: P
         for look in range(2):
             number, box = column(plan, "frame", 2)[row, look], column(plan, "box", 2, 4)[row, look].tolist()
             path = made / frame_folder(video) / f"{number:06d}.png"
-            np.testing.assert_array_equal(found["crop"][row, look], slow_square(path, box, 32))
-            np.testing.assert_array_equal(found["frame"][row, look], slow_square(path, None, 48))
+            np.testing.assert_array_equal(arrays["crop"][row, look], slow_square(path, box, 32))
+            np.testing.assert_array_equal(arrays["frame"][row, look], slow_square(path, None, 48))

@@ -18,14 +18,14 @@ ANCHOR_ID, OTHER_ID = torch.tensor([1, 1, 2, 3, 9]), torch.tensor([1, 2, 2, 3, 1
 def rows_of(transposed: bool, temperature: float) -> list[tuple[list[float], list[float]]]:
     """(log prediction, target) of every row that has a positive."""
     one, two, a, b = (OTHER, ANCHOR, OTHER_ID, ANCHOR_ID) if transposed else (ANCHOR, OTHER, ANCHOR_ID, OTHER_ID)
-    found = []
+    rows = []
     for x, i in zip(one, a.tolist(), strict=True):
         logits = [float(x @ y / x.norm() / y.norm()) / temperature for y in two]
         total = math.log(sum(math.exp(v) for v in logits))
         same = [float(i == j) for j in b.tolist()]
         if sum(same):
-            found.append(([v - total for v in logits], [s / sum(same) for s in same]))
-    return found
+            rows.append(([v - total for v in logits], [s / sum(same) for s in same]))
+    return rows
 
 
 def mean(values: list[float]) -> float:

@@ -216,7 +216,7 @@ def test_an_epoch_measures_losses_gradients_and_batches(family: Family):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"tower": "RN50"}, "tower must be a ViT, one of ViT-B-32, ViT-B-16, ViT-tiny, ViT-tiny-77, got 'RN50'"),
         ({"height_px": 40}, "height_px must be a multiple of 16 with ViT-tiny, got 40"),
@@ -236,10 +236,10 @@ def test_an_epoch_measures_losses_gradients_and_batches(family: Family):
         ({"clip_quantile": 1.0}, "clip_quantile must be in 0..1 or null, got 1.0"),
     ],
 )
-def test_a_bad_config_says_rule_and_value(fields: dict[str, Any], said: str):
+def test_a_bad_config_says_rule_and_value(fields: dict[str, Any], message: str):
     with pytest.raises(InputError) as caught:
         coercion.make_config(Config, {**TINY, **fields})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_kl_may_be_sharper_and_blocks_may_differ():

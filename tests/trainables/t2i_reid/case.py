@@ -78,7 +78,7 @@ CASE = Case(
     write_data=write_people,
     variants=[
         {"fusion": "tokens", "erase": 0.5, "ema": 0.9},
-        {"fusion": "pooled", "per_identity": 2, "tower": "vit-tiny", "accumulate": 2, "decouple_kind": "hsic"},
+        {"fusion": "pooled", "per_identity": 2, "batch": 24, "accumulate": 2, "decouple_kind": "hsic"},
     ],
     changes={
         "tower": "vit-tiny",

@@ -111,14 +111,14 @@ def test_a_vit_interpolates_its_positions():
     row, column = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     grid_LD = torch.stack([row.flatten(), column.flatten(), torch.full((16,), 7.0)], 1)
     first = torch.tensor([[-1.0, -2.0, -3.0]])
-    found = _resample(torch.cat([first, grid_LD]), (4, 4), (8, 8))
-    assert found.shape == (65, 3)
-    torch.testing.assert_close(found[:1], first)
-    found_HWD = found[1:].view(8, 8, 3)
-    torch.testing.assert_close(found_HWD[3:5, 0, 0], torch.tensor([1.25, 1.75]))
-    torch.testing.assert_close(found_HWD[0, 3:5, 1], torch.tensor([1.25, 1.75]))
-    torch.testing.assert_close(found_HWD[..., 2], torch.full((8, 8), 7.0))
-    torch.testing.assert_close(found_HWD[..., 0], found_HWD[..., 1].T)
+    resampled = _resample(torch.cat([first, grid_LD]), (4, 4), (8, 8))
+    assert resampled.shape == (65, 3)
+    torch.testing.assert_close(resampled[:1], first)
+    resampled_HWD = resampled[1:].view(8, 8, 3)
+    torch.testing.assert_close(resampled_HWD[3:5, 0, 0], torch.tensor([1.25, 1.75]))
+    torch.testing.assert_close(resampled_HWD[0, 3:5, 1], torch.tensor([1.25, 1.75]))
+    torch.testing.assert_close(resampled_HWD[..., 2], torch.full((8, 8), 7.0))
+    torch.testing.assert_close(resampled_HWD[..., 0], resampled_HWD[..., 1].T)
 
 
 @torch.no_grad()
@@ -155,8 +155,8 @@ def outputs(towers: ClipTowers) -> tuple[Tensor, ...]:
         return towers.encode_image(image), *towers.encode_text(towers.tokenize(["car", "left car"]), 4)
 
 
-def assert_same(found: ClipTowers, expected: ClipTowers) -> None:
-    for mine, theirs in zip(outputs(found.eval()), outputs(expected), strict=True):
+def assert_same(loaded: ClipTowers, expected: ClipTowers) -> None:
+    for mine, theirs in zip(outputs(loaded.eval()), outputs(expected), strict=True):
         torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
 
 

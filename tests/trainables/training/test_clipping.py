@@ -12,8 +12,8 @@ def clipped(clipping: Clipping, length: float) -> tuple[float, bool | None]:
     """(norm after clipping, whether it was a spike) of a gradient of that length."""
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([0.6, 0.8]) * length
-    found = clipping.clip([parameter])
-    return float(parameter.grad.norm()), found.spike if found else None
+    clipped = clipping.clip([parameter])
+    return float(parameter.grad.norm()), clipped.spike if clipped else None
 
 
 def test_a_gradient_above_the_quantile_of_those_before_it_is_cut_to_it():

@@ -1,4 +1,4 @@
-"""Checkpoints go into object storage while training goes on; nothing is said of an epoch before its own is there."""
+"""Checkpoints go into object storage while training goes on; no epoch is reported before its own is there."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def test_training_goes_on_meanwhile_and_an_epoch_is_said_once_it_is_safe(
 
     monkeypatch.setattr(Checkpoints, "write", slowly)
     for result in run.run():
-        found = checkpoints.at_epoch(result.epoch)
-        assert found is not None, "said before it was safe"
-        assert found.history[-1]["epoch"] == result.epoch
+        checkpoint = checkpoints.at_epoch(result.epoch)
+        assert checkpoint is not None, "reported before it was safe"
+        assert checkpoint.history[-1]["epoch"] == result.epoch
     assert all(where >= (epoch, 3) for epoch, where in enumerate(waited[:3], 1)), "training stood still"
 
 
 def test_a_stop_says_what_has_landed_first_and_loses_no_batch(s3: str, tmp_path: Path):
     checkpoints = bucket(s3, tmp_path)
     run = training(checkpoints)
-    said: list[EpochResult] = []
+    reported: list[EpochResult] = []
     with pytest.raises(Stopped):
-        said.extend(run.run(lambda: (run.epoch, run.batch) >= (2, 4)))
-    assert [r.epoch for r in said] == [1, 2]
+        reported.extend(run.run(lambda: (run.epoch, run.batch) >= (2, 4)))
+    assert [r.epoch for r in reported] == [1, 2]
     newest = checkpoints.newest()
     assert newest is not None
     assert (newest.name.epoch, newest.name.batch) == (2, 5)
