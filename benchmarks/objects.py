@@ -25,7 +25,8 @@ from ..datasets.storage.s3 import Bucket
 from ..datasets.storage.store import Store
 from ..datasets.stream import Part, cut, default_workers, stream
 from ..orchestration.execution.ray_start import ray_in_background
-from ..trainables.ikun.data import Reader, Sampling, TrainingSet, training_plan
+from ..trainables.ikun.config import Config
+from ..trainables.ikun.data import Reader, TrainingSet, training_plan
 from .common import publish
 from .servers import s3
 from .streaming import timed
@@ -92,7 +93,7 @@ def _rate(store: Store, order: Sequence[str]) -> float:
 def _parts(loose: Store) -> tuple[list[Part], int]:
     data = ReferKitti(loose)
     tracks = TrainingSet(data, data.videos("train"), 8).tracks
-    plans = [training_plan(tracks, Sampling(windows_per_track=4), np.random.default_rng(e)) for e in range(EPOCHS)]
+    plans = [training_plan(tracks, Config(windows_per_track=4), np.random.default_rng(e)) for e in range(EPOCHS)]
     parts = [p for epoch, plan in enumerate(plans) for p in cut(plan, BATCH, epoch, "train")]
     return parts, sum(p.rows.num_rows for p in parts)
 

@@ -10,7 +10,9 @@ from scipy.stats import spearmanr
 from ..datasets.layouts.refer_kitti import ReferKitti
 from ..datasets.made.refer_kitti import Recipe, make
 from ..datasets.storage.store import Store
-from ..trainables.ikun.evaluate import Scored, VideoTruth, window_labels
+from ..trainables.ikun.config import Config
+from ..trainables.ikun.evaluate import Scored
+from ..trainables.ikun.truth import VideoTruth, window_labels
 from ..trainables.metrics.tracking import trackeval_scores
 from ..trainables.posthoc.hota_table import tabulate
 from .common import publish, seconds
@@ -24,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(Store(folder), Recipe(videos=22, frames=60))
         data = ReferKitti(Store(folder))
-        videos = [VideoTruth.load(data, v, "tracks", 8, 4, 2) for v in data.videos("test")]
+        videos = [VideoTruth.load(data, v, Config()) for v in data.videos("test")]
     scores = []
     for video in videos:
         label_WE = np.zeros((len(video.windows), len(video.texts)))

@@ -13,7 +13,7 @@ TARGETS = {
     "auc_colour": ">= 0.85",
     "auc_side": ">= 0.85",
     "auc_direction": ">= 0.85",
-    "gap closed from best trivial to true labels": ">= 0.35",
+    "gap_closed": ">= 0.35",
     "whole demo, wall s": "<= 360",
 }
 
@@ -22,10 +22,6 @@ def main() -> None:
     """The demo in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         found = run_demo(folder, lambda line: print(line, file=sys.stderr), plain=True)
-    figures = {
-        **found["test"],
-        "gap closed from best trivial to true labels": found["gap_closed"],
-        "whole demo, wall s": found["seconds"],
-    }
+    figures = {**found["test"], "whole demo, wall s": found["seconds"]}
     rows = [{"figure": name, "test videos": value, "target": TARGETS.get(name, "")} for name, value in figures.items()]
     publish("quality", f"the demo: {len(found['trials'])} trials of iKUN on made driving scenes", rows)

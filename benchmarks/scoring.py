@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ..trainables.choices import KumMode
+from ..trainables.ikun.config import Config
 from ..trainables.ikun.model import Ikun
 from ..trainables.ikun.scoring import Scorer
-from ..trainables.layers.kum import MODES, KumMode
+from ..trainables.layers.kum import MODES
 from ..trainables.towers.clip import build
 from .common import publish, seconds
 
@@ -24,7 +26,7 @@ def main() -> None:
     tokens = towers.tokenize([f"cars number {i} in the left" for i in range(EXPRESSIONS)])
     rows = []
     for mode in MODES:
-        model = Ikun(towers, kum_mode=mode).eval()
+        model = Ikun(towers, Config(kum_mode=mode)).eval()
         scorer = Scorer(model, tokens)
         scores = scorer.windows(scorer.crops(frames, crops, frame_of), looked)
         shared_s = seconds(lambda s=scorer: s.windows(s.crops(frames, crops, frame_of), looked), 1)  # type: ignore[misc]

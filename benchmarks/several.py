@@ -29,6 +29,7 @@ from ..datasets.stream import stream
 from ..orchestration.search.driver import Driver
 from ..orchestration.spec.read import read_spec
 from ..trainables import coercion
+from ..trainables.ikun import build_model
 from ..trainables.ikun import task as ikun
 from ..trainables.training.checkpoints import Checkpoints
 from ..trainables.training.loop import Training
@@ -54,7 +55,7 @@ def main() -> None:
 def config_of(epochs: int = EPOCHS, **changed: Any) -> Any:
     """The example's iKUN, evaluated after its last epoch only."""
     fields = read_spec(str(Path(__file__).parents[1] / "examples" / "ikun.yaml"))["fixed"]
-    return coercion.make_config(ikun, {**fields, "epochs": epochs, "evaluate_every": 1000, **changed})
+    return coercion.make_config(ikun.Config, {**fields, "epochs": epochs, "evaluate_every": 1000, **changed})
 
 
 def throughput(data: str) -> None:
@@ -165,7 +166,7 @@ def _epoch_s(data: str, place: str | None, run: int) -> float:
 
 
 def _checkpoint_mb() -> float:
-    parameters = sum(p.numel() for p in ikun.build_model(config_of()).parameters())
+    parameters = sum(p.numel() for p in build_model(config_of()).parameters())
     return parameters * 4 * 3 / 1e6  # weights and AdamW's two moments
 
 

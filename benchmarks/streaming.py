@@ -16,7 +16,8 @@ from ..datasets.made.refer_kitti import Recipe, make
 from ..datasets.storage.store import Store
 from ..datasets.stream import Part, cut, default_workers, stream
 from ..orchestration.execution.ray_start import ray_in_background
-from ..trainables.ikun.data import Reader, Sampling, TrainingSet, training_plan
+from ..trainables.ikun.config import Config
+from ..trainables.ikun.data import Reader, TrainingSet, training_plan
 from .common import publish
 
 BATCH, EPOCHS = 8, 6
@@ -29,11 +30,11 @@ def main() -> None:
         make(store, Recipe(videos=4, frames=40, width=1242, seed=1))
         data = ReferKitti(store)
         tracks = TrainingSet(data, data.videos("train"), 8).tracks
-        sampling = Sampling(windows_per_track=4)
+        config = Config(windows_per_track=4)
         parts = [
             p
             for epoch in range(EPOCHS)
-            for p in cut(training_plan(tracks, sampling, np.random.default_rng(epoch)), BATCH, epoch, "train")
+            for p in cut(training_plan(tracks, config, np.random.default_rng(epoch)), BATCH, epoch, "train")
         ]
         read = Reader(224, 672, FrameCache(0))
         rows = sum(p.rows.num_rows for p in parts)

@@ -27,6 +27,7 @@ from ..datasets.storage.store import Store
 from ..datasets.stream import Arrays, cut
 from ..trainables import coercion
 from ..trainables.t2i_reid import task as t2i_reid
+from ..trainables.t2i_reid.evaluate import queries_of
 from ..trainables.training.loop import Training
 from .common import publish
 
@@ -86,8 +87,7 @@ def mean_and_spread(found: Sequence[Mapping[str, float]]) -> dict[str, str]:
 def measure(store: Store, fields: Mapping[str, Any]) -> dict[str, float]:
     """Trains once and measures on the test split, in percent."""
     began = time.monotonic()
-    config = coercion.make_config(t2i_reid, {**fields, "evaluate_every": int(fields["epochs"])})
-    assert isinstance(config, t2i_reid.Config)
+    config = coercion.make_config(t2i_reid.Config, {**fields, "evaluate_every": int(fields["epochs"])})
     data = t2i_reid.open_data(store)
     training = Training(lambda: t2i_reid.Task(config, data), config, store)
     results = list(training.run())
@@ -96,9 +96,9 @@ def measure(store: Store, fields: Mapping[str, Any]) -> dict[str, float]:
     assert isinstance(made, t2i_reid.Task)
     with training.evaluated_model():
         found = _predictions(made, "test")
-        figures = made.examine("test", found, results[-1].setting)
+        figures = made.score_with("test", found, results[-1].setting)
         identity_G = data.images("test")["identity"].to_numpy()
-        of_query = identity_G[made.queries("test")["image"].to_numpy()]
+        of_query = identity_G[queries_of(data, "test", config.query)["image"].to_numpy()]
         read, most = probe(*_features(made, ("calibration", "validation")), *_features(made, ("test",)))
     return {
         "rank1": figures["plain_rank1"],

@@ -1,4 +1,4 @@
-"""Asks a re-identification model for a person: ranks a gallery, and draws the query and its best answers."""
+"""Searches a gallery of pictures with a model that ranks: the best answers, and a picture of the query and of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ..datasets.frames.cache import open_frames
 from ..datasets.problems import InputError
 from ..datasets.storage.store import Store
 from ..trainables import discovery
-from ..trainables.reid.serving import BATCH, GalleryAnswers
+from ..trainables.contract import Ranker
 from ..trainables.training.package import Package
 
+FILES_AT_ONCE = 32  # of a gallery, that are held in memory
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 HEIGHT_PX, MARGIN_PX, FRAME_PX, LINE_PX, LINE_CHARACTERS = 256, 12, 6, 18, 26
 RIGHT, WRONG, UNKNOWN = (46, 160, 67), (218, 54, 51), (150, 150, 150)
@@ -37,8 +38,8 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Who is asked for. `images` has the model's names of modalities; `identity` is known to who asks, not to the
-    model."""
+    """Who is searched for, in words, in pictures by the model's names of modalities, or in both. `identity` is known to
+    the user, not to the model."""
 
     text: str | None = None
     images: Mapping[str, bytes]
@@ -46,25 +47,24 @@ class Query:
 
 
 def open_gallery(package: Package, uri: str, split: str) -> Gallery:
-    """The gallery of a data set's split, or every image file of a folder. Raises InputError when there is none."""
-    module, store = discovery.load(package.trainable), Store(uri)
-    if not hasattr(module, "gallery"):
-        raise InputError(f"query needs a re-identification model, got {package.trainable}")
-    table = module.gallery(store, split)
+    """The gallery of a data set's split, or every image file of a folder. Raises InputError when there is none, and for
+    a model that can't rank."""
+    gallery_of, store = discovery.capability(package.trainable, "gallery", "query"), Store(uri)
+    table = gallery_of(store, split)
     if table is not None:
-        found = Gallery(store, table["path"].to_pylist(), table["identity"].to_pylist())
+        gallery = Gallery(store, table["path"].to_pylist(), table["identity"].to_pylist())
     else:
         paths = sorted(path for path, _ in store.walk() if PurePosixPath(path).suffix.lower() in IMAGES)
-        found = Gallery(store, paths, [None] * len(paths))
-    if not found.paths:
+        gallery = Gallery(store, paths, [None] * len(paths))
+    if not gallery.paths:
         raise InputError(f"no image in the gallery at {uri}: {', '.join(IMAGES)}")
-    return found
+    return gallery
 
 
-def named_images(answers: GalleryAnswers, given: Sequence[str]) -> dict[str, bytes]:
+def named_images(ranker: Ranker, given: Sequence[str]) -> dict[str, bytes]:
     """`MODALITY=FILE` to content; the modality may be left out where a model has only one. Raises InputError."""
-    known = [name for name in answers.columns if name != "text"]
-    found = {}
+    known = [name for name in ranker.columns if name != "text"]
+    content = {}
     for word in given:
         name, equals, uri = word.partition("=")
         if not equals:
@@ -75,11 +75,11 @@ def named_images(answers: GalleryAnswers, given: Sequence[str]) -> dict[str, byt
                 if known
                 else "this model takes no image as a query, only text"
             )
-        if name in found:
+        if name in content:
             raise InputError(f"{name} is given twice")
         folder, _, file = uri.rpartition("/")
-        found[name] = Store(folder or ("/" if uri.startswith("/") else ".")).read(file)
-    return found
+        content[name] = Store(folder or ("/" if uri.startswith("/") else ".")).read(file)
+    return content
 
 
 def query(
@@ -91,30 +91,30 @@ def query(
     top: int,
     out: Path,
 ) -> dict[str, Any]:
-    """Ranks a gallery and writes the picture; what was found. Raises InputError."""
+    """Ranks a gallery and draws the query and its best answers into a PNG; the answers. Raises InputError."""
     if top < 1:
         raise InputError(f"top must be >= 1, got {top}")
-    answers: GalleryAnswers = discovery.load(package.trainable).serve(package)
-    asked = Query(text=text, images=named_images(answers, images), identity=identity)
+    ranker: Ranker = discovery.load(package.trainable).serve(package)
+    searched = Query(text=text, images=named_images(ranker, images), identity=identity)
     if text is not None and not text.strip():
         raise InputError("text must not be empty")
-    score_G = answers.rank({**asked.images, **({"text": text} if text else {})}, _encoded(answers, gallery))
+    score_G = ranker.rank({**searched.images, **({"text": text} if text else {})}, _encoded(ranker, gallery))
     best = np.argsort(-score_G, kind="stable")[:top]
-    draw(gallery, asked, best, score_G).save(out)
-    found = [
+    draw(gallery, searched, best, score_G).save(out)
+    answers = [
         {"rank": rank, "path": gallery.paths[g], "score": float(score_G[g]), "identity": gallery.identities[g]}
         for rank, g in enumerate(best, 1)
     ]
-    return {"gallery": len(gallery.paths), "out": str(out), "found": found}
+    return {"gallery": len(gallery.paths), "out": str(out), "found": answers}
 
 
-def _encoded(answers: GalleryAnswers, gallery: Gallery) -> dict[str, NDArray[Any]]:
-    """In parts: a gallery's files need not fit into memory."""
+def _encoded(ranker: Ranker, gallery: Gallery) -> dict[str, NDArray[Any]]:
+    """Encodes in parts: a gallery's files need not fit into memory."""
     pictures, parts = open_frames(gallery.store), []
-    for start in range(0, len(gallery.paths), BATCH):
-        paths = gallery.paths[start : start + BATCH]
+    for start in range(0, len(gallery.paths), FILES_AT_ONCE):
+        paths = gallery.paths[start : start + FILES_AT_ONCE]
         try:
-            parts.append(answers.gallery([pictures.read(path)[0] for path in paths]))
+            parts.append(ranker.gallery([pictures.read(path)[0] for path in paths]))
         except InputError as error:
             raise InputError(f"{gallery.store.uri}, one of {paths[0]} .. {paths[-1]}: {error}") from None
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
@@ -123,18 +123,18 @@ def _encoded(answers: GalleryAnswers, gallery: Gallery) -> dict[str, NDArray[Any
 # -- the picture -------------------------------------------------------------------------------------------
 
 
-def draw(gallery: Gallery, asked: Query, best: NDArray[np.int64], score_G: NDArray[np.float32]) -> Image.Image:
+def draw(gallery: Gallery, query: Query, best: NDArray[np.int64], score_G: NDArray[np.float32]) -> Image.Image:
     """The query, then the best answers from left to right, each with rank and score. A frame is green or red where
     both identities are known, else grey."""
-    tiles = [_tile(_open(content), name, UNKNOWN) for name, content in asked.images.items()]
-    if asked.text:
-        tiles.insert(0, _words(asked.text))
+    tiles = [_tile(_open(content), name, UNKNOWN) for name, content in query.images.items()]
+    if query.text:
+        tiles.insert(0, _words(query.text))
     pictures = open_frames(gallery.store)
     for rank, g in enumerate(best, 1):
         known = gallery.identities[g]
-        colour = UNKNOWN if known is None or asked.identity is None else RIGHT if known == asked.identity else WRONG
-        said = f"{rank}: {score_G[g]:.3f}" + ("" if known is None else f"  id {known}")
-        tiles.append(_tile(_open(pictures.read(gallery.paths[g])[0]), said, colour))
+        colour = UNKNOWN if known is None or query.identity is None else RIGHT if known == query.identity else WRONG
+        caption = f"{rank}: {score_G[g]:.3f}" + ("" if known is None else f"  id {known}")
+        tiles.append(_tile(_open(pictures.read(gallery.paths[g])[0]), caption, colour))
     width = sum(tile.width + MARGIN_PX for tile in tiles) + MARGIN_PX
     page = Image.new("RGB", (width, max(tile.height for tile in tiles) + 2 * MARGIN_PX), PAGE)
     left = MARGIN_PX
@@ -148,15 +148,15 @@ def _open(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def _tile(image: Image.Image, said: str, colour: tuple[int, int, int]) -> Image.Image:
+def _tile(image: Image.Image, caption: str, colour: tuple[int, int, int]) -> Image.Image:
     font = ImageFont.load_default(13)
     width = max(round(image.width * HEIGHT_PX / image.height), 1)
-    whole = max(width + 2 * FRAME_PX, int(font.getlength(said)) + 1)
+    whole = max(width + 2 * FRAME_PX, int(font.getlength(caption)) + 1)
     tile = Image.new("RGB", (whole, HEIGHT_PX + 2 * FRAME_PX + LINE_PX), PAGE)
     paper = ImageDraw.Draw(tile)
     paper.rectangle([0, 0, width + 2 * FRAME_PX - 1, HEIGHT_PX + 2 * FRAME_PX - 1], fill=colour)
     tile.paste(image.resize((width, HEIGHT_PX), Image.Resampling.BICUBIC), (FRAME_PX, FRAME_PX))
-    paper.text((0, HEIGHT_PX + 2 * FRAME_PX + 1), said, fill=INK, font=font)
+    paper.text((0, HEIGHT_PX + 2 * FRAME_PX + 1), caption, fill=INK, font=font)
     return tile
 
 

@@ -30,7 +30,7 @@ def train_once(
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
     module = discovery.load(trainable)
-    config = coercion.make_config(module, coercion.plain(override({}, sets)))
+    config = coercion.make_config(module.Config, override({}, sets))
     store = Store(data) if data != "none" else None
     source = module.open_data(store)
     mark = "none"

@@ -64,12 +64,12 @@ def _guidance(trial: optuna.Trial) -> dict[str, Any]:
     if mode is None:
         return {"kum_mode": None}
     # Text may come in late; past half of the training it has too little time.
-    found = {"kum_mode": mode, "guidance_start": trial.suggest_float("guidance_start", 0.0, 0.5)}
+    fields = {"kum_mode": mode, "guidance_start": trial.suggest_float("guidance_start", 0.0, 0.5)}
     if mode == "cascade":
-        found["text_tokens"] = trial.suggest_int("text_tokens", 4, 16)  # the longest expression has 14
+        fields["text_tokens"] = trial.suggest_int("text_tokens", 4, 16)  # the longest expression has 14
     else:
-        found["dropout"] = trial.suggest_float("dropout", 0.0, 0.3)  # published: 0.1
-    return found
+        fields["dropout"] = trial.suggest_float("dropout", 0.0, 0.3)  # published: 0.1
+    return fields
 
 
 def _pairs(trial: optuna.Trial) -> dict[str, Any]:

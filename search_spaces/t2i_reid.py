@@ -90,8 +90,8 @@ def _heads(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def _weights(trial: optuna.Trial) -> dict[str, Any]:
-    """Of the losses, with info_nce at 1: only their ratios count, Adam takes out the common scale."""
-    found: dict[str, Any] = {
+    """Weights of the losses, with info_nce at 1: only their ratios count, Adam takes out the common scale."""
+    return {
         "cls": trial.suggest_float("cls", 0.1, 3.0, log=True),  # its nats are those of thousands of people
         "bio": trial.suggest_float("bio", 0.05, 2.0, log=True),
         "cloth": trial.suggest_float("cloth", 0.05, 2.0, log=True),
@@ -104,23 +104,22 @@ def _weights(trial: optuna.Trial) -> dict[str, Any]:
         "decouple_kind": trial.suggest_categorical("decouple_kind", ["cosine", "hsic"]),
         "decouple_on": trial.suggest_categorical("decouple_on", ["projections", "features"]),
     }
-    return found
 
 
 def _reversal(trial: optuna.Trial) -> dict[str, Any]:
     """How the gradient reversal grows, in shares of the training: epochs would change their meaning with its length."""
     schedule = trial.suggest_categorical("grl_schedule", ["seed", "linear", "dann", "constant"])
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "grl_schedule": schedule,
         "grl_alpha": trial.suggest_float("grl_alpha", 0.03, 3.0, log=True),  # above 3 the trunk follows nothing else
         "schedule_unit": "training",
         "cloth_adv_until": 0.2,  # 16 of the reference's 80 epochs
     }
     if schedule != "constant":  # which has no end
-        found["grl_until"] = trial.suggest_float("grl_share", 0.1, 1.0)
+        fields["grl_until"] = trial.suggest_float("grl_share", 0.1, 1.0)
     else:
-        found["grl_until"] = 1.0
-    return found
+        fields["grl_until"] = 1.0
+    return fields
 
 
 def _fusion(trial: optuna.Trial) -> dict[str, Any]:

@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import importlib
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..datasets.problems import InputError
 
+if TYPE_CHECKING:
+    from .training.config import LoopConfig
+
 
 def names() -> list[str]:
-    """Every trainable there is."""
+    """Names of all trainables, sorted. Imports none of them."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/task.py"))
+
+
+def check_name(name: str) -> None:
+    """Raises InputError with the choices when there is no such trainable. Imports none."""
+    if name not in names():
+        raise InputError(f"trainable must be one of {', '.join(names())}, got {name!r}")
 
 
 def load(name: str) -> types.ModuleType:
     """The module `trainables/<name>/task.py`, a `contract.Module`. Raises InputError with the choices."""
-    if name not in names():
-        raise InputError(f"trainable must be one of {', '.join(names())}, got {name!r}")
+    check_name(name)
     return importlib.import_module(f".{name}.task", __package__)
+
+
+def load_config(name: str) -> type[LoopConfig]:
+    """A trainable's Config, without torch where it has a `config.py`. Raises InputError with the choices."""
+    check_name(name)
+    file = "config" if (Path(__file__).parent / name / "config.py").exists() else "task"
+    config: type[LoopConfig] = importlib.import_module(f".{name}.{file}", __package__).Config
+    return config
+
+
+def capability(name: str, function: str, command: str) -> Callable[..., Any]:
+    """An optional function of a trainable's module (`contract.Tracks` and the like), which `command` needs.
+
+    Raises InputError that says which trainables have it.
+    """
+    module = load(name)
+    if hasattr(module, function):
+        return getattr(module, function)
+    having = [other for other in names() if hasattr(load(other), function)]
+    raise InputError(f"{command} needs a model that can {command}: {', '.join(having) or 'none'}, got {name}")

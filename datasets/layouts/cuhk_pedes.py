@@ -26,7 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..frames.cache import Source, open_frames
+from ..frames.cache import FrameCache, Source, open_frames
 from ..frames.check import image_problems
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
@@ -83,8 +83,9 @@ class _Image:
 class PersonText:
     """Reads a data set in one of these layouts. Raises DataError with all that is wrong with its annotations."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, frame_cache_mib: int = 256) -> None:
         self.store = store
+        self.frames = FrameCache(frame_cache_mib)
         annotations = find_annotations(store)
         if annotations is None:
             raise DataError([Problem(store.uri, f"no annotation file here: one of {', '.join(ANNOTATIONS)}")])

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..frames.cache import Source, open_frames
+from ..frames.cache import FrameCache, Source, open_frames
 from ..frames.check import image_problems
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
@@ -74,8 +74,9 @@ class Orbench:
     Raises DataError with all that is wrong with them.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, frame_cache_mib: int = 256) -> None:
         self.store = store
+        self.frames = FrameCache(frame_cache_mib)
         self._skipped: Counter[str] = Counter(empty_captions=0, repeated_captions=0, folders_without_identities=0)
         parts = {folder: _Part(store, self.pictures, folder, self._skipped) for folder in self._folders()}
         problems = [problem for part in parts.values() for problem in part.problems]

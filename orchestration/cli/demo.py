@@ -1,4 +1,4 @@
-"""All of it, embedded, in minutes: data, sweep, promotion, evaluation, a tracked video."""
+"""The whole way, embedded, in minutes: data, sweep, promotion, evaluation, a video that the champion tracks."""
 
 from __future__ import annotations
 
@@ -9,102 +9,87 @@ from typing import Any
 
 import refsweep
 
-from ...datasets.layouts.refer_kitti import ReferKitti, normalise
 from ...datasets.storage.store import Store
-from ...trainables.ikun.baselines import KINDS
-from ..evaluate import evaluate, track
+from ...trainables import discovery
+from ..evaluate import evaluate
 from ..execution.ray_start import ray_in_background
 from ..execution.tune import TuneBackend
-from ..ledger.ledger import Ledger
 from ..ledger.records import SweepState
 from ..registry.registry import Registry
 from ..spec.data import data_of
 from ..spec.errors import WorkFailedError
 from ..spec.read import read_spec
+from ..spec.schema import SweepSpec
 from ..sweep import check_spec, open_sweep
+from ..track import track
 from .live_view import progress_view
 
+EXAMPLE = "ikun.yaml"  # of examples/: one whose model can track
 
-def run_demo(folder: str, said: Callable[[str], None], *, plain: bool | None) -> dict[str, Any]:
-    """Runs `examples/ikun.yaml` in a folder, or goes on with it; where everything is and what came of it."""
+
+def run_demo(folder: str, tell: Callable[[str], None], *, plain: bool | None) -> dict[str, Any]:
+    """Runs the example in a folder, or continues an earlier run there; results, and where everything is.
+
+    Raises WorkFailedError when the sweep was stopped.
+    """
     began = time.monotonic()
     steps: list[dict[str, Any]] = []
 
-    def done(what: str, result: str) -> None:
-        steps.append({"step": what, "result": result, "after_s": round(time.monotonic() - began)})
-        said(f"[{steps[-1]['after_s']} s] {what}: {result}")
+    def done(step: str, result: str) -> None:
+        steps.append({"step": step, "result": result, "after_s": round(time.monotonic() - began)})
+        tell(f"[{steps[-1]['after_s']} s] {step}: {result}")
 
-    content = read_spec(str(Path(str(refsweep.__file__)).parent / "examples" / "ikun.yaml"))
-    said("making driving scenes, and starting Ray beside it")
+    content = read_spec(str(Path(str(refsweep.__file__)).parent / "examples" / EXAMPLE))
+    tell("making data, and starting Ray beside it")
     with ray_in_background() as connected, progress_view(plain=plain) as view:
         sweep = open_sweep(check_spec({**content, "storage": str(Path(folder).absolute())}))
         spec = sweep.spec
         data = data_of(spec)
         assert data is not None
-        source = ReferKitti(Store(data))
-        videos = {split: len(names) for split, names in source.splits.items()}
-        done("data", f"{sum(videos.values())} videos at {data} ({', '.join(f'{n} {s}' for s, n in videos.items())})")
-        outcome = sweep.run(TuneBackend(connected, said), observers=[view])
-    found = sweep.status()
-    if outcome.state is not SweepState.FINISHED or found["best"] is None:
-        raise WorkFailedError(f"the sweep is {outcome.state}: run the demo again to go on")
-    pruned = sum(t["state"] == "PRUNED" for t in found["trials"])
-    best = found["trials"][found["best"]]
-    trials = f"{len(found['trials'])} trials, {pruned} pruned"
-    done("sweep", f"{trials}; validation HOTA {best['value']:.1f} in trial {best['number']}")
-    promoted, figures = _promote(spec, sweep.ledger, data)
-    done("promotion", f"{promoted['model']} version {promoted['version']} is champion")
-    done(
-        "test videos",
-        f"HOTA {figures['hota']:.1f}, {_gap(figures):.0%} of the way from the best trivial answer to true labels",
-    )
-    video, expressions = _to_track(source)
+        done("data", f"{spec.data} at {data}")
+        outcome = sweep.run(TuneBackend(connected, tell), observers=[view])
+    standing = sweep.status()
+    if outcome.state is not SweepState.FINISHED or standing["best"] is None:
+        raise WorkFailedError(f"the sweep is {outcome.state}: run the demo again to continue it")
+    metric = spec.objectives[0].metric
+    done("sweep", _sweep_line(standing, metric))
     registry = Registry(str(spec.tracking_uri))
+    promoted = registry.promote(spec, sweep.ledger, data)
+    done("promotion", f"{promoted['model']} version {promoted['version']} is champion")
+    package, _ = registry.fetch(spec.trainable, Path(folder) / "champion")
+    figures = evaluate(package, data, "test")
+    done("test split", f"{metric} {figures[metric]:.1f}")
+    video, expressions = discovery.capability(spec.trainable, "track_example", "demo")(
+        discovery.load(spec.trainable).open_data(Store(data))
+    )
     out = Path(folder) / "tracked.mp4"
-    package, _ = registry.fetch("ikun", Path(folder) / "champion")
     tracked = track(package, data, video, expressions, out)
     done("video", f"{' and '.join(expressions)} in video {video}")
     sweep.close()
     return {
         "steps": steps,
-        "trials": found["trials"],
-        "best": found["best"],
+        "trials": standing["trials"],
+        "best": standing["best"],
         "test": figures,
-        "gap_closed": _gap(figures),
         "tracked": tracked["found"],
         "seconds": time.monotonic() - began,
-        "places": {
-            "ledger": spec.ledger_url,
-            "MLflow": f"mlflow server --backend-store-uri {spec.tracking_uri} --host 127.0.0.1 --port 5000",
-            "checkpoints": f"{spec.storage}/{spec.name}/{found['best']}",
-            "champion": f"{folder}/champion",
-            "video": str(out.absolute()),
-        },
+        "places": _places(spec, folder, standing["best"], out),
     }
 
 
-def _promote(spec: Any, ledger: Ledger, data: str) -> tuple[dict[str, Any], dict[str, float]]:
-    registry = Registry(str(spec.tracking_uri))
-    promoted = registry.promote(spec, ledger, data)
-    package, _ = registry.fetch("ikun", Path(spec.storage) / "champion")
-    return promoted, evaluate(package, data, "test")
+def _sweep_line(standing: dict[str, Any], metric: str) -> str:
+    trials, best = standing["trials"], standing["trials"][standing["best"]]
+    pruned = sum(trial["state"] == "PRUNED" for trial in trials)
+    counts = f"{len(trials)} trials, {pruned} pruned"
+    return f"{counts}; best validation {metric} {best['value']:.1f} in trial {best['number']}"
 
 
-def _gap(figures: dict[str, float]) -> float:
-    """The share of the way from the best trivial answer to the same tracks with true labels."""
-    trivial = max(figures[f"hota_{name}"] for name in ("every_track", "random_track", "right_category"))
-    return (figures["hota"] - trivial) / (figures["hota_true_labels"] - trivial)
-
-
-def _to_track(source: ReferKitti) -> tuple[str, list[str]]:
-    """A test video and two of its expressions, one of colour and one of direction, those that mean most boxes."""
-    for video in source.videos("test"):
-        chosen = []
-        for kind in ("colour", "direction"):
-            of_kind = [e for e in source.expressions(video) if KINDS[kind] & set(normalise(e).split())]
-            if of_kind:
-                chosen.append(max(of_kind, key=lambda e: sum(map(len, source.referred(video, e).values()))))
-        if len(chosen) == 2:
-            return video, [e.replace("-", " ") for e in chosen]
-    video = source.videos("test")[0]
-    return video, [e.replace("-", " ") for e in source.expressions(video)[:2]]
+def _places(spec: SweepSpec, folder: str, best: int, video: Path) -> dict[str, str]:
+    """Where everything is, for a person who wants to look."""
+    return {
+        "ledger": spec.ledger_url,
+        "MLflow": f"mlflow server --backend-store-uri {spec.tracking_uri} --host 127.0.0.1 --port 5000",
+        "checkpoints": f"{spec.storage}/{spec.name}/{best}",
+        "champion": f"{folder}/champion",
+        "video": str(video.absolute()),
+    }

@@ -6,6 +6,7 @@ needs them: `refsweep --help` loads neither Ray nor torch.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -45,11 +46,13 @@ def run_command() -> int:
 
 @app.command()
 def space(trainable: str, as_json: Json = False) -> None:
-    """Show a trainable's search space."""
-    from ..search.spaces import describe_space
+    """Show a trainable's search space, and the fields of its Config that are not searched."""
+    from ..search.spaces import describe_fields, describe_space
 
-    rows = describe_space(trainable)
-    show({"trainable": trainable, "parameters": rows}, as_json, table(f"search space of {trainable}", rows))
+    rows, fields = describe_space(trainable), describe_fields(trainable)
+    in_yaml = [{**field, "default": json.dumps(field["default"])} for field in fields]
+    tables = [table(f"search space of {trainable}", rows), table("not searched; `fixed` may hold any", in_yaml)]
+    show({"trainable": trainable, "parameters": rows, "fields": fields}, as_json, *tables)
 
 
 @app.command()
@@ -88,9 +91,9 @@ def demo(
 
     found = run_demo(folder, tell, plain=plain or None)
     trials = [{k: t[k] for k in ("number", "state", "epoch", "value", "cause")} for t in found["trials"]]
-    figures = [{"figure": k, "test videos": v} for k, v in found["test"].items()]
+    figures = [{"figure": k, "test split": v} for k, v in found["test"].items()]
     places = [{"what": k, "where": v} for k, v in found["places"].items()]
-    tables = [("trials", trials), ("champion on the test videos", figures), ("tracked", found["tracked"])]
+    tables = [("trials", trials), ("champion on the test split", figures), ("tracked", found["tracked"])]
     show(
         found,
         as_json,

@@ -55,8 +55,8 @@ def _package(name: str, storage: str, tracking: str | None) -> Package:
 @app.command("list")
 def list_models(storage: Storage = "./refsweep-out", tracking: Tracking = None, as_json: Json = False) -> None:
     """List registered models."""
-    found = _registry(storage, tracking).models()
-    show({"models": found}, as_json, table("models", found))
+    models = _registry(storage, tracking).models()
+    show({"models": models}, as_json, table("models", models))
 
 
 @app.command("show")
@@ -64,8 +64,8 @@ def show_model(
     model: str, storage: Storage = "./refsweep-out", tracking: Tracking = None, as_json: Json = False
 ) -> None:
     """Show the versions of a model."""
-    found = _registry(storage, tracking).versions_of(model)
-    show({"model": model, "versions": found}, as_json, table(f"model {model}", found))
+    versions = _registry(storage, tracking).versions_of(model)
+    show({"model": model, "versions": versions}, as_json, table(f"model {model}", versions))
 
 
 @app.command()
@@ -85,18 +85,18 @@ def promote(
         spec = opened.spec
         if spec.tracking_uri is None:
             raise InputError("tracking: this sweep has none, and models are registered in MLflow")
-        found = Registry(spec.tracking_uri).promote(spec, opened.ledger, data_of(spec), trial)
-    was = f", in place of version {found['replaced']}" if found["replaced"] else ""
-    show(found, as_json, f"{found['model']} version {found['version']} (trial {found['trial']}) is champion{was}")
+        version = Registry(spec.tracking_uri).promote(spec, opened.ledger, data_of(spec), trial)
+    was = f", in place of version {version['replaced']}" if version["replaced"] else ""
+    line = f"{version['model']} version {version['version']} (trial {version['trial']}) is champion{was}"
+    show(version, as_json, line)
 
 
 @app.command()
 def rollback(model: str, storage: Storage = "./refsweep-out", tracking: Tracking = None, as_json: Json = False) -> None:
     """Make the previous champion champion again."""
-    found = _registry(storage, tracking).rollback(model)
-    show(
-        found, as_json, f"{model} version {found['version']} is champion again, in place of version {found['replaced']}"
-    )
+    version = _registry(storage, tracking).rollback(model)
+    replaced = version["replaced"]
+    show(version, as_json, f"{model} version {version['version']} is champion again, in place of version {replaced}")
 
 
 @app.command("import")
@@ -104,29 +104,22 @@ def import_model(
     trainable: str,
     checkpoint: Annotated[str, typer.Argument(help="A published checkpoint: file or s3:// object.")],
     folder: Annotated[str, typer.Option("--out", help="The package goes here.")],
-    kum_mode: Annotated[
-        str | None, typer.Option(help="In the published words or ours; guessed where the weights tell.")
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE: what the checkpoint does not say itself; repeatable."),
     ] = None,
-    text_heads: Annotated[int | None, typer.Option(help="Of the text tower; default width / 64.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a published iKUN checkpoint into a package that evaluates, tracks, and starts a training (Config `init`)."""
-    from ...trainables.ikun import task as ikun
-    from ...trainables.ikun.reference import guess_mode
-    from ...trainables.towers.clip import read_weights
+    """Turn a published checkpoint into a package that evaluates, serves, and starts a training (Config `init`)."""
+    from ...trainables import coercion, discovery
+    from ..spec.read import override
 
-    if trainable != "ikun":
-        raise InputError(f"only ikun has published checkpoints to import, got {trainable!r}")
-    state = read_weights(checkpoint)
-    package = ikun.import_reference(state, kum_mode if kum_mode is not None else guess_mode(state), text_heads)
+    package = discovery.capability(trainable, "import_checkpoint", "import")(checkpoint, override({}, sets or ()))
     package.write(Store(folder))
-    said = {
-        "trainable": trainable,
-        "package": Store(folder).uri,
-        "kum_mode": package.config["kum_mode"],
-        "tower": package.config["tower"],
-    }
-    show(said, as_json, f"{said['package']}: {said['tower']}, {said['kum_mode'] or 'no text guidance'}")
+    changed = coercion.differing(discovery.load_config(trainable), package.config)
+    content = {"trainable": trainable, "package": Store(folder).uri, "config": changed}
+    rows = [{"field": name, "value": value} for name, value in changed.items()]
+    show(content, as_json, table(f"{content['package']}: fields that are not the default", rows))
 
 
 @app.command()
@@ -159,19 +152,19 @@ def track(
     as_json: Json = False,
 ) -> None:
     """Follow expressions through a video and draw them into an MP4."""
-    from ..evaluate import track as follow
     from ..spec.data import place_of
+    from ..track import track as follow
 
     tell(f"tracking {', '.join(expression)} in video {video}")
-    found = follow(_package(model, storage, tracking), place_of(data, storage), video, expression, file)
-    show(found, as_json, table(f"{found['out']}: {found['frames']} frames", found["found"]))
+    tracked = follow(_package(model, storage, tracking), place_of(data, storage), video, expression, file)
+    show(tracked, as_json, table(f"{tracked['out']}: {tracked['frames']} frames", tracked["found"]))
 
 
 @app.command()
 def query(
     model: Model,
     gallery: Annotated[str, typer.Option(help="Data set, any folder of images, s3:// or made:.")],
-    text: Annotated[str | None, typer.Option(help="Who is asked for, in words.")] = None,
+    text: Annotated[str | None, typer.Option(help="Who is searched for, in words.")] = None,
     image: Annotated[
         list[str] | None, typer.Option(help="MODALITY=FILE, as nir=a.jpg; repeatable. Only for models that take some.")
     ] = None,
@@ -185,12 +178,12 @@ def query(
     tracking: Tracking = None,
     as_json: Json = False,
 ) -> None:
-    """Find a person in a gallery, and draw the query and its best answers."""
+    """Search a gallery, and draw the query and its best answers."""
     from ..query import open_gallery
     from ..query import query as ask
     from ..spec.data import place_of
 
     package = _package(model, storage, tracking)
-    among = open_gallery(package, place_of(gallery, storage), split)
-    found = ask(package, among, text, image or (), identity, top, file)
-    show(found, as_json, table(f"{found['out']}: the best of {found['gallery']} images", found["found"]))
+    opened = open_gallery(package, place_of(gallery, storage), split)
+    answer = ask(package, opened, text, image or (), identity, top, file)
+    show(answer, as_json, table(f"{answer['out']}: the best of {answer['gallery']} images", answer["found"]))

@@ -22,13 +22,13 @@ from ..search.protocol import Assignment, Report, StopRequested
 
 
 class DatasetCache:
-    """Data sets that a process has opened, kept from trial to trial with the frames they have decoded."""
+    """The data set that a process has open, kept from trial to trial with the frames that it has decoded."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, str | None], Any] = {}
 
     def get(self, trainable: str, uri: str | None) -> Any:
-        """The data set of a trainable at a place."""
+        """What a trainable's `open_data` gives for a URI, opened once; another one takes its place."""
         key = (trainable, uri)
         if key not in self._open:
             self._open = {key: discovery.load(trainable).open_data(Store(uri) if uri is not None else None)}
@@ -87,7 +87,7 @@ class TrialRun:
 def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = None) -> Training:
     """The training that an assignment describes, of one worker or of one in a team."""
     module = discovery.load(a.trainable)
-    config = coercion.make_config(module, coercion.plain(a.config))
+    config = coercion.make_config(module.Config, a.config)
     data = datasets.get(a.trainable, a.data_uri)
     executor: Executor = "ray" if a.stream == "ray" else "threads"
     return Training(

@@ -29,7 +29,7 @@ def package_trial(spec: SweepSpec, trial: FrozenTrial, data: str | None) -> Pack
     """
     record, module = TrialRecord.of(trial), discovery.load(spec.trainable)
     store = Store(data) if data is not None else None
-    config = coercion.make_config(module, coercion.plain(record.config))
+    config = coercion.make_config(module.Config, record.config)
     checkpoints = Checkpoints(trial_folder(spec, trial.number))
     training = Training(lambda: module.Task(config, module.open_data(store)), config, store, checkpoints)
     if training.resume() is None:
@@ -61,7 +61,7 @@ def model_files(package: Package, data: str | None, folder: Path, serving: Servi
     from mlflow.models import infer_signature  # here, since MLflow takes two seconds to import
 
     module = discovery.load(package.trainable)
-    config = coercion.make_config(module, coercion.plain(package.config))
+    config = coercion.make_config(module.Config, package.config)
     example = module.example(module.open_data(Store(data) if data else None), config)
     package.write(Store(str(folder / "package")))
     (folder / "wheel").mkdir()

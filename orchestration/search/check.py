@@ -42,7 +42,7 @@ def space_problems(spec: SweepSpec) -> list[str]:
     the fixed values are wrong by themselves, which is for the check of those to say."""
     try:
         module = discovery.load(spec.trainable)
-        coercion.make_config(module, coercion.plain(spec.fixed))
+        coercion.make_config(module.Config, spec.fixed)
     except InputError:
         return []
     space = search_space(spec.trainable)
@@ -53,8 +53,8 @@ def space_problems(spec: SweepSpec) -> list[str]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return [f"fixed: the search space of {spec.trainable} can't use these values: {error!r}"]
     try:
-        everything = {"seed": spec.search.seed, **space.POSTHOC, **fields, **coercion.plain(spec.fixed)}
-        coercion.make_config(module, everything)
+        everything = {"seed": spec.search.seed, **space.POSTHOC, **fields, **spec.fixed}
+        coercion.make_config(module.Config, everything)
     except InputError as error:
         return [f"fixed: {line}" for line in str(error).splitlines()]
     return []

@@ -17,7 +17,7 @@ def trainable_problems(spec: SweepSpec) -> list[str]:
         return [f"trainable: {error}"]
     problems = []
     try:
-        coercion.make_config(module, coercion.plain(spec.fixed))
+        coercion.make_config(module.Config, spec.fixed)
     except InputError as error:
         problems += [f"fixed: {line}" for line in str(error).splitlines()]
     problems += [

@@ -17,7 +17,7 @@ import pytest
 from refsweep.datasets.layouts.refer_kitti import ReferKitti
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
-from refsweep.orchestration.evaluate import evaluate, track
+from refsweep.orchestration.evaluate import evaluate
 from refsweep.orchestration.execution.tune import TuneBackend
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.records import SweepState
@@ -25,6 +25,7 @@ from refsweep.orchestration.registry.registry import Registry
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.sweep import Outcome, open_sweep
+from refsweep.orchestration.track import track
 from refsweep.trainables.training.package import Package
 
 

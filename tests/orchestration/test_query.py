@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.cli import main as cli
 from refsweep.orchestration.query import FRAME_PX, HEIGHT_PX, MARGIN_PX, RIGHT, WRONG, open_gallery, query
-from refsweep.tests.trainables import mm_people, people
+from refsweep.tests.trainables.mm_reid.case import write_people as write_multimodal_people
+from refsweep.tests.trainables.t2i_reid.case import write_people
+from refsweep.tests.trainables.tools import Family, case_of
 from refsweep.trainables.mm_reid import task as mm_reid
 from refsweep.trainables.t2i_reid import task as t2i_reid
 from refsweep.trainables.training.package import Package
@@ -24,28 +23,24 @@ from refsweep.trainables.training.package import Package
 CAPTION = "A slim man with dark hair. He is wearing a red shirt."
 
 
-def packaged(name: str, task: Any) -> Package:
-    return Package(
-        trainable=name,
-        config=dataclasses.asdict(task.config),
-        setting={},
-        facts=task.facts(),
-        origin={},
-        weights=task.model.state_dict(),
-    )
+def family(name: str, folder: Path) -> Family:
+    return Family(name=name, case=case_of(name), folder=folder)
+
+
+def packaged(made: Family) -> Package:
+    return made.package(made.task(), {})
 
 
 @pytest.fixture(scope="module")
 def text_data(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("people")
-    people.write_people(folder)
+    write_people(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def text_model(text_data: str) -> Package:
-    torch.manual_seed(0)
-    return packaged("t2i_reid", t2i_reid.Task(people.config(), t2i_reid.open_data(Store(text_data))))
+    return packaged(family("t2i_reid", Path(text_data)))
 
 
 def test_the_order_is_that_of_the_served_model(text_model: Package, text_data: str, tmp_path: Path):
@@ -85,11 +80,10 @@ def test_any_folder_of_images_is_a_gallery(text_model: Package, text_data: str, 
 
 
 def test_pictures_and_words_ask_a_model_of_several_modalities(tmp_path: Path):
-    folder = mm_people.write_people(tmp_path / "people")
-    task = mm_people.make_task(folder)
-    model = packaged("mm_reid", task)
+    folder = write_multimodal_people(tmp_path / "people")
+    model = packaged(family("mm_reid", folder))
     gallery = open_gallery(model, str(folder), "test")
-    samples = [s for s in task.data.samples("test").to_pylist() if s["modality"] == "nir"]
+    samples = [s for s in mm_reid.open_data(Store(str(folder))).samples("test").to_pylist() if s["modality"] == "nir"]
     file = f"nir={folder}/{samples[0]['path']}"
     both = query(model, gallery, "a person in red", [file], samples[0]["identity"], 2, tmp_path / "out.png")
     served = mm_reid.serve(model).predict(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.sweep import open_sweep
-from refsweep.tests.trainables import mm_people, people
+from refsweep.tests.trainables.tools import Case, case_of
 from refsweep.trainables import discovery
 
 
@@ -29,14 +28,14 @@ class Family:
     """A trainable on a few people."""
 
     trainable: str
-    write: Callable[[Path], Any]
     fixed: dict[str, Any]
 
+    @property
+    def case(self) -> Case:
+        return case_of(self.trainable)
 
-FAMILIES = [
-    Family("t2i_reid", people.write_people, {**people.SMALL, "batch": 8}),
-    Family("mm_reid", mm_people.write_people, {**mm_people.TINY, "epochs": 2}),
-]
+
+FAMILIES = [Family("t2i_reid", {"batch": 8}), Family("mm_reid", {})]
 
 
 @dataclass
@@ -50,7 +49,8 @@ class Swept:
 
 
 def spec_of(family: Family, folder: Path, name: str) -> SweepSpec:
-    fixed = {k: list(v) if isinstance(v, tuple) else v for k, v in family.fixed.items()}
+    fields = {**family.case.config, **family.fixed}
+    fixed = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     return make_spec(
         {
             "name": "people",
@@ -93,7 +93,8 @@ def drive(family: Family, spec: SweepSpec, stop: bool = False) -> Swept:
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.trainable)
 def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = tmp_path_factory.mktemp("people")
-    request.param.write(folder / "data")
+    assert request.param.case.write_data is not None
+    request.param.case.write_data(folder / "data")
     return drive(request.param, spec_of(request.param, folder, "whole"))
 
 

@@ -14,7 +14,7 @@ from refsweep.orchestration.ledger.quiet import quiet
 from refsweep.orchestration.search.asking import PinnedTrial
 from refsweep.search_spaces import ikun
 from refsweep.trainables import coercion, discovery
-from refsweep.trainables.towers.clip import SIZES
+from refsweep.trainables.towers.sizes import CLIP
 
 NAMES = discovery.names()
 SMALL = [{"weights": None, "tower": "conv-tiny"}, {"weights": None, "tower": "ViT-tiny"}]
@@ -48,7 +48,7 @@ def test_what_is_sampled_makes_a_valid_config(name: str, fixed: Mapping[str, Any
     seen = set()
     for trial, fields in samples(space.space, fixed):
         merged = {**space.POSTHOC, **fields, **fixed}
-        config = coercion.make_config(module, merged)
+        config = coercion.make_config(module.Config, merged)
         for field, value in merged.items():
             assert getattr(config, field) == value
         assert not set(trial.params) & set(fixed)
@@ -75,7 +75,7 @@ def test_defaults_lie_in_the_space(name: str):
     for parameter, distribution in trial.distributions.items():
         if parameter in space.DEFAULTS:
             assert distribution._contains(distribution.to_internal_repr(space.DEFAULTS[parameter]))
-    config = coercion.make_config(discovery.load(name), {**space.POSTHOC, **fields})
+    config = coercion.make_config(discovery.load_config(name), {**space.POSTHOC, **fields})
     for field in set(space.DEFAULTS) & {f.name for f in dataclasses.fields(config)}:
         assert getattr(config, field) == space.DEFAULTS[field]
 
@@ -107,7 +107,7 @@ def test_pretrained_towers_move_slower_than_what_is_new_and_random_ones_alike():
         assert "tower_lr_ratio" not in trial.params
 
 
-@pytest.mark.parametrize("tower", SIZES)
+@pytest.mark.parametrize("tower", CLIP)
 def test_low_rank_adaptation_is_for_vits_only(tower: str):
     for trial, fields in samples(ikun.space, {"tower": tower}, 20):
         is_vit = tower.startswith("ViT")

@@ -1,4 +1,4 @@
-"""What iKUN looks at: plans of training windows and of frames to score, and how their rows become arrays.
+"""The data of iKUN: plans of training windows and of frames to score, and how their rows become arrays.
 
 Training follows the published protocol: an epoch is `windows_per_track` windows of 8 labelled frames of each
 track (they need not follow each other in time), one frame drawn in each part of the window, and expressions
@@ -20,23 +20,27 @@ from numpy.typing import NDArray
 
 from ...datasets.frames.cache import WHOLE, FrameCache, Numbers, Picture, square
 from ...datasets.layouts.refer_kitti import LABELS_FILE, ReferKitti, frame_folder, normalise
-from ...datasets.problems import DataError, Problem
+from ...datasets.layouts.refer_kitti_check import check
+from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
 from ..metrics.tracking import Boxes
+from .config import Config
 from .windows import Windows, geometry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How training windows and expressions are drawn."""
+def open_data(store: Store | None) -> ReferKitti:
+    """The data set at `store`, in Refer-KITTI's layout. Raises InputError for none."""
+    if store is None:
+        raise InputError("ikun needs data, got none")
+    return ReferKitti(store)
 
-    window_frames: int = 8
-    looks: int = 2
-    windows_per_track: int = 1
-    expressions: int = 1  # a window
-    positive_share: float | None = None  # None draws from all candidates alike
-    crop_scale: float = 0.08  # smallest share of the area that RandomResizedCrop takes; 1 is no augmentation
+
+def check_data(store: Store) -> None:
+    """Raises DataError with all that is wrong and can be seen without decoding frames."""
+    findings = check(store, decode=False)
+    if findings.problems:
+        raise DataError(findings.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +67,20 @@ class TrainingSet:
             candidates = np.array(sorted({index[normalise(e)] for e in raw}), np.int64)
             size = data.size(video)
             for thing in data.objects(video):
-                fits = [np.array(sorted(index[e] for e in said if e in index), np.int64) for said in thing.expressions]
+                fits = [np.array(sorted(index[e] for e in of if e in index), np.int64) for of in thing.expressions]
                 for some in fits:
                     positive[some] += 1
-                said_something = np.array([len(f) > 0 for f in fits], bool)
-                if said_something.sum() <= window_frames:
+                labelled = np.array([len(f) > 0 for f in fits], bool)
+                if labelled.sum() <= window_frames:
                     continue
                 all_boxes = Boxes(thing.frame_F, np.full(len(thing.frame_F), thing.id), thing.xyxy_F4)
                 where = geometry(all_boxes, size, window_frames // 2)
                 self.tracks.append(
                     LabelledTrack(
                         video,
-                        all_boxes.take(said_something),
-                        where[said_something],
-                        tuple(f for f, yes in zip(fits, said_something, strict=True) if yes),
+                        all_boxes.take(labelled),
+                        where[labelled],
+                        tuple(f for f, yes in zip(fits, labelled, strict=True) if yes),
                         candidates,
                     )
                 )
@@ -87,22 +91,22 @@ class TrainingSet:
         self.share = positive / positive.sum()  # of all positive boxes, by expression
 
 
-def training_plan(tracks: Sequence[LabelledTrack], sampling: Sampling, rng: Generator) -> pa.Table:
+def training_plan(tracks: Sequence[LabelledTrack], config: Config, rng: Generator) -> pa.Table:
     """One epoch's windows in random order, with everything random drawn."""
-    s = sampling
-    count, part = len(tracks) * s.windows_per_track, s.window_frames // s.looks
+    c, expressions = config, config.expressions_per_window
+    count, part = len(tracks) * c.windows_per_track, c.window_frames // c.looks
     order = rng.permutation(count)
-    frame = np.empty((count, s.looks), np.int64)
-    box, where = np.empty((count, s.looks, 4)), np.empty((count, s.looks, 8), np.float32)
-    expression = np.empty((count, s.expressions), np.int64)
-    label = np.empty((count, s.expressions), np.float32)
+    frame = np.empty((count, c.looks), np.int64)
+    box, where = np.empty((count, c.looks, 4)), np.empty((count, c.looks, 8), np.float32)
+    expression = np.empty((count, expressions), np.int64)
+    label = np.empty((count, expressions), np.float32)
     for row, at in enumerate(order):
         track = tracks[at % len(tracks)]
-        start = int(rng.integers(len(track.boxes) - s.window_frames + 1))
-        look = start + np.arange(s.looks) * part + rng.integers(part, size=s.looks)
+        start = int(rng.integers(len(track.boxes) - c.window_frames + 1))
+        look = start + np.arange(c.looks) * part + rng.integers(part, size=c.looks)
         frame[row], box[row], where[row] = track.boxes.frame_N[look], track.boxes.xyxy_N4[look], track.geometry_F8[look]
         fits = track.fits[int(rng.choice(look))]
-        expression[row] = _draw_expressions(track.candidates, fits, s, rng)
+        expression[row] = _draw_expressions(track.candidates, fits, c, rng)
         label[row] = np.isin(expression[row], fits)
     return pa.table(
         {
@@ -110,8 +114,8 @@ def training_plan(tracks: Sequence[LabelledTrack], sampling: Sampling, rng: Gene
             "frame": _lists(frame),
             "box": _lists(box),
             "geometry": _lists(where),
-            "crop_window": _lists(_crop_windows((count, s.looks), s.crop_scale, rng)),
-            "frame_window": _lists(_crop_windows((count, s.looks), s.crop_scale, rng)),
+            "crop_window": _lists(_crop_windows((count, c.looks), c.crop_scale, rng)),
+            "frame_window": _lists(_crop_windows((count, c.looks), c.crop_scale, rng)),
             "expression": _lists(expression),
             "label": _lists(label),
         }
@@ -119,15 +123,16 @@ def training_plan(tracks: Sequence[LabelledTrack], sampling: Sampling, rng: Gene
 
 
 def _draw_expressions(
-    candidates: NDArray[np.int64], fits: NDArray[np.int64], s: Sampling, rng: Generator
+    candidates: NDArray[np.int64], fits: NDArray[np.int64], config: Config, rng: Generator
 ) -> NDArray[np.int64]:
-    if s.positive_share is None:
-        return rng.choice(candidates, s.expressions, replace=s.expressions > len(candidates))
+    count = config.expressions_per_window
+    if config.positive_share is None:
+        return rng.choice(candidates, count, replace=count > len(candidates))
     others = np.setdiff1d(candidates, fits)
-    wanted = s.expressions * s.positive_share
-    positives = int(wanted) + bool(rng.random() < wanted - int(wanted)) if len(others) else s.expressions
+    wanted = count * config.positive_share
+    positives = int(wanted) + bool(rng.random() < wanted - int(wanted)) if len(others) else count
     drawn = rng.choice(fits, positives, replace=positives > len(fits))
-    negatives = s.expressions - positives
+    negatives = count - positives
     if not negatives:
         return drawn
     return np.concatenate([drawn, rng.choice(others, negatives, replace=negatives > len(others))])

@@ -1,4 +1,4 @@
-"""iKUN: does this stretch of a track fit this expression? (arXiv 2312.16245)
+"""iKUN: does this window of a track fit this expression? (arXiv 2312.16245)
 
 Shapes: B windows, T frames of a window, C channels, H x W pixels, L text tokens; W windows and E expressions
 that P pairs point to, N = W * T crops; places of a crop and of a frame are tokens; D feature width; G numbers
@@ -8,7 +8,7 @@ of geometry (centre x, y, width, height of the box, and their change over the wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
@@ -16,14 +16,19 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ..layers import kum
-from ..layers.kum import KumMode, TextFirst
+from ..layers.kum import TextFirst
+from ..layers.lora import add_lora
+from ..towers import clip
 from ..towers.clip import MEAN, STD, ClipTowers
+from ..training.package import load_package_weights
+from ..training.parameters import trained, trained_but
+from .config import Config
 
 GEOMETRY = 8
 
 
 class Output(NamedTuple):
-    """What the model says of pairs. In eval mode both features have length 1."""
+    """Scores and features of pairs. In eval mode both features have length 1."""
 
     logit_B: Tensor  # cosine, -1..1
     visual_BD: Tensor
@@ -31,7 +36,7 @@ class Output(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Encoded expressions."""
+    """Encoded expressions, E of them."""
 
     states_EKD: Tensor  # of the first tokens, projected
     feature_ED: Tensor  # the end token's, after text_fc
@@ -46,7 +51,7 @@ class Views:
 
 
 class Ikun(nn.Module):
-    """Referring tracker head on CLIP towers.
+    """Referring tracker head on CLIP towers, of a Config.
 
     `crop_px` and `frame_px` fix the number of learnt positions. `geometry` adds a token for where the box is
     and how it moves, since a crop alone can't know that it is on the left. `eval_normalises_text` is a quirk
@@ -54,37 +59,28 @@ class Ikun(nn.Module):
     length 1, in training on the feature as it comes.
     """
 
-    def __init__(
-        self,
-        clip: ClipTowers,
-        *,
-        kum_mode: KumMode | None = None,
-        crop_px: int = 224,
-        frame_px: int = 672,
-        feature_dim: int = 1024,
-        heads: int = 4,
-        text_tokens: int = 10,
-        dropout: float = 0.1,
-        geometry: bool = False,
-        eval_normalises_text: bool = False,
-    ) -> None:
+    def __init__(self, clip: ClipTowers, config: Config) -> None:
         super().__init__()
-        channels, state_dim = clip.visual_dim, clip.sizes.embed_dim
-        self.clip = clip
-        self.kum_mode: KumMode | None = kum_mode
-        self.text_tokens = text_tokens
-        self.eval_normalises_text = eval_normalises_text
-        crop_places, frame_places = clip.places(crop_px), clip.places(frame_px)
+        channels, state_dim, feature_dim = clip.visual_dim, clip.sizes.embed_dim, config.feature_dim
+        self.clip, self.config = clip, config
+        crop_places, frame_places = clip.places(config.crop_px), clip.places(config.frame_px)
         self.pos_emb_local = nn.Parameter(torch.randn(crop_places) * crop_places**-0.5)
         self.pos_emb_global = nn.Parameter(torch.randn(frame_places) * frame_places**-0.5)
-        self.fusion = nn.MultiheadAttention(channels, heads, batch_first=True)
+        self.fusion = nn.MultiheadAttention(channels, config.heads, batch_first=True)
         self.kum = kum.make(
-            kum_mode, channels=channels, state_dim=state_dim, feature_dim=feature_dim, heads=heads, dropout=dropout
+            config.kum_mode,
+            channels=channels,
+            state_dim=state_dim,
+            feature_dim=feature_dim,
+            heads=config.heads,
+            dropout=config.dropout,
         )
         self.img_fc = nn.Linear(channels, feature_dim)
         self.text_fc = nn.Sequential(nn.Linear(state_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, feature_dim))
         self.geometry = (
-            nn.Sequential(nn.Linear(GEOMETRY, channels), nn.ReLU(), nn.Linear(channels, channels)) if geometry else None
+            nn.Sequential(nn.Linear(GEOMETRY, channels), nn.ReLU(), nn.Linear(channels, channels))
+            if config.geometry
+            else None
         )
         self.register_buffer("pixel_mean", torch.tensor(MEAN).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(STD).view(3, 1, 1) * 255, persistent=False)
@@ -108,12 +104,12 @@ class Ikun(nn.Module):
         return self.score_pairs(views, text, pair_B, pair_B, frames=frames, guided=guided)
 
     def encode_views(self, crop_NCHW: Tensor, frame_NCHW: Tensor, geometry_NG: Tensor | None = None) -> Views:
-        """Crops with a frame each."""
+        """Encodes N crops, each with the frame it was cut from; images as bytes, or normalised as CLIP's."""
         return Views(self.encode_crops(crop_NCHW, geometry_NG), self.encode_frames(frame_NCHW))
 
     def encode_text(self, tokens_EL: Tensor) -> Text:
-        """Expressions, each once."""
-        states_EKD, end_ED = self.clip.encode_text(tokens_EL, self.text_tokens)
+        """Encodes E expressions of CLIP's token ids."""
+        states_EKD, end_ED = self.clip.encode_text(tokens_EL, self.config.text_tokens)
         return Text(states_EKD, self.text_fc(end_ED))
 
     def encode_crops(self, image_NCHW: Tensor, geometry_NG: Tensor | None = None) -> Tensor:
@@ -158,18 +154,18 @@ class Ikun(nn.Module):
         return Output(F.cosine_similarity(visual_PD, textual_PD), visual_PD, textual_PD)
 
     def fuse(self, crop_NLC: Tensor, frame_NMC: Tensor) -> Tensor:
-        """Crops look at their frames: attention, plus the crop itself."""
+        """Attention from crops to their frames, plus the crop itself, N x L x C."""
         return self.fusion(crop_NLC, frame_NMC, frame_NMC, need_weights=False)[0] + crop_NLC
 
     def pool(self, token_NLC: Tensor) -> Tensor:
-        """Mean over a crop's tokens."""
+        """Mean over a crop's tokens, N x C."""
         return reduce(token_NLC, "n l c -> n c", "mean")
 
     def condition(self, text: Text) -> Tensor:
-        """What the KUM reads of the expressions: E x K x D token states, or E x D features."""
+        """The part of encoded expressions that the KUM reads: E x K x D token states, or E x D features."""
         if self.kum is not None and self.kum.uses_states:
             return text.states_EKD
-        as_published = self.eval_normalises_text and not self.training
+        as_published = self.config.eval_normalises_text and not self.training
         return F.normalize(text.feature_ED, dim=-1) if as_published else text.feature_ED
 
     def _text_first(self, module: TextFirst, views: Views, crop_Q: Tensor, text_QD: Tensor) -> Tensor:
@@ -182,3 +178,30 @@ class Ikun(nn.Module):
             return image_NCHW
         scaled_NCHW = (image_NCHW.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std  # type: ignore[arg-type,operator]
         return scaled_NCHW.contiguous(memory_format=torch.channels_last)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser: the towers with their own learning rate, the rest."""
+        towers = trained(self.clip)
+        c = self.config
+        tower_lr = c.lr if c.tower_lr is None else c.tower_lr
+        return [{"params": towers, "lr": tower_lr}, {"params": trained_but(self, towers)}]
+
+
+def channels_first(image: Tensor) -> Tensor:
+    """... x H x W x 3 bytes as N x 3 x H x W, leading axes flattened; no copy."""
+    return image.flatten(0, -4).movedim(-1, 1)
+
+
+def build_model(config: Config) -> Ikun:
+    """The model of a Config, with its weights. Raises InputError when they don't fit."""
+    towers = clip.build(config.tower, config.weights)
+    model = Ikun(towers, config)
+    if config.init is not None:
+        load_package_weights(model, config.init)
+    if config.lora_rank:
+        add_lora([towers.visual.transformer], config.lora_rank, config.lora_alpha)  # type: ignore[list-item]
+    if config.freeze_text:
+        towers.transformer.requires_grad_(False)
+        towers.ln_final.requires_grad_(False)
+        towers.text_projection.requires_grad_(False)
+    return model

@@ -12,26 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...datasets.stream import Arrays
-from .evaluate import VideoTruth
-from .model import Ikun
+from .model import Ikun, channels_first
 from .scoring import Scorer
+from .truth import TrackedVideo
 
 
 class WindowScores:
     """Scores windows once all frames they look at have come. Batches must come in the plan's order."""
 
-    def __init__(self, model: Ikun, video: Callable[[str], VideoTruth], *, geometry: bool) -> None:
-        self.model, self.video, self.geometry = model, video, geometry
+    def __init__(self, model: Ikun, video: Callable[[str], TrackedVideo]) -> None:
+        """`video` gives a video by its name."""
+        self.model, self.video = model, video
         self._current: _VideoInFlight | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> Arrays:
         """`score`: for each video that this batch completes, its windows x its expressions, flattened."""
-        parts = [self._advance(batch, video, rows) for video, rows in _stretches(batch["video"])]
+        parts = [self._advance(batch, video, rows) for video, rows in _runs(batch["video"])]
         return {"score": np.concatenate([p for part in parts for p in part] or [np.zeros(0, np.float32)])}
 
     def _advance(self, batch: Mapping[str, Any], video: str, rows: slice) -> Iterator[NDArray[np.float32]]:
-        if self._current is None or self._current.truth.video != video:
-            self._current = _VideoInFlight(self.model, self.video(video), self.geometry)
+        if self._current is None or self._current.video.video != video:
+            self._current = _VideoInFlight(self.model, self.video(video))
         self._current.take(batch, rows)
         if self._current.finished:
             yield self._current.score_WE.ravel()
@@ -41,13 +42,13 @@ class WindowScores:
 class _VideoInFlight:
     """A video whose frames are coming: crops that later windows still need are kept."""
 
-    def __init__(self, model: Ikun, truth: VideoTruth, geometry: bool) -> None:
-        self.truth, self.geometry = truth, geometry
+    def __init__(self, model: Ikun, video: TrackedVideo) -> None:
+        self.video, self.geometry = video, model.config.geometry
         self.device = next(model.parameters()).device
-        self.scorer = Scorer(model, model.clip.tokenize(truth.texts).to(self.device))
+        self.scorer = Scorer(model, model.clip.tokenize(video.texts).to(self.device))
         self.crops: dict[int, Tensor] = {}
-        looked = self.truth.windows.looked_WT
-        self.score_WE = np.full((len(looked), len(self.truth.texts)), np.nan, np.float32)
+        looked = video.windows.looked_WT
+        self.score_WE = np.full((len(looked), len(video.texts)), np.nan, np.float32)
         self.missing = dict.fromkeys(np.unique(looked).tolist(), 0)
         self.waiting = [len(set(w)) for w in looked.tolist()]
         self.windows_of: dict[int, list[int]] = {row: [] for row in self.missing}
@@ -62,7 +63,7 @@ class _VideoInFlight:
         return not any(self.waiting)
 
     def take(self, batch: Mapping[str, Any], rows: slice) -> None:
-        """The frames `rows` of a batch with their crops."""
+        """Takes in the frames `rows` of a batch with their crops, and scores the windows that they complete."""
         frame_of = batch["frame_of"]
         here = (frame_of >= rows.start) & (frame_of < rows.stop)
         crop_NED = self.scorer.crops(
@@ -80,7 +81,7 @@ class _VideoInFlight:
                     ready.append(window)
         if not ready:
             return
-        looked = self.truth.windows.looked_WT[ready]
+        looked = self.video.windows.looked_WT[ready]
         needed = np.unique(looked)
         stack_NED = torch.stack([self.crops[row] for row in needed.tolist()])
         at = self._tensor(np.searchsorted(needed, looked))
@@ -95,12 +96,8 @@ class _VideoInFlight:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
 
 
-def _stretches(video: NDArray[np.str_]) -> Iterator[tuple[str, slice]]:
+def _runs(video: NDArray[np.str_]) -> Iterator[tuple[str, slice]]:
+    """Rows of a batch that follow each other and are of one video."""
     edges = np.flatnonzero(np.concatenate([[True], video[1:] != video[:-1], [True]]))
     for start, stop in pairwise(edges.tolist()):
         yield str(video[start]), slice(start, stop)
-
-
-def channels_first(image: Tensor) -> Tensor:
-    """... x H x W x 3 bytes as N x 3 x H x W, leading axes flattened; no copy."""
-    return image.flatten(0, -4).movedim(-1, 1)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
 from torch import Tensor
 
 from ...datasets.problems import InputError
-from ..layers.kum import MODES, REFERENCE_NAMES, KumMode
-from ..towers.clip import ClipTowers, sizes_from_state
+from ..choices import KumMode
+from ..coercion import make_config
+from ..layers.kum import MODES
+from ..towers.clip import ClipTowers, read_weights, sizes_from_state
+from ..towers.sizes import clip_name
+from ..training.package import Package
+from .config import Config
 from .model import Ikun
 
+REFERENCE_NAMES: dict[str, KumMode] = {
+    "cascade attention": "cascade",
+    "cross correlation": "cross_correlation",
+    "text-first modulation": "text_first",
+}
 _RENAMED = {
     "fusion_local_global.": "fusion.",
     "fusion_visual_textual.": "kum.attention.",
@@ -20,24 +34,24 @@ _RENAMED = {
 _UNUSED = ("clip.visual.attnpool.", "clip.logit_scale", "fusion_ffn.")
 
 
-def kum_mode(name: str | None) -> KumMode | None:
+def our_mode(name: str | None) -> KumMode | None:
     """Our name of a mode, given ours or the published one. Raises InputError with the choices."""
     if name is None or name in MODES:
         return name
     if name not in REFERENCE_NAMES:
-        raise InputError(f"kum_mode must be one of {', '.join([*REFERENCE_NAMES, *MODES])} or none, got {name!r}")
+        raise InputError(f"kum_mode must be one of {', '.join([*REFERENCE_NAMES, *MODES])} or null, got {name!r}")
     return REFERENCE_NAMES[name]
 
 
 def guess_mode(state: dict[str, Tensor]) -> KumMode | None:
-    """The mode whose parts a published state dict has. The two of convolutions have the same parts."""
+    """The mode whose parts a published state dict has. Raises InputError for the two of convolutions, which have the
+    same parts."""
     names = {name.removeprefix("module.").partition(".")[0] for name in state}
     if "fusion_visual_textual" in names:
         return "cascade"
     if "fusion_conv1" in names:
-        raise InputError(
-            "cross correlation and text-first modulation have the same parameters: say which --kum-mode it is"
-        )
+        choices = f"{MODES[1]} or {MODES[2]}"
+        raise InputError(f"kum_mode must be given, {choices}: these two have the same parameters")
     return None
 
 
@@ -47,22 +61,24 @@ def from_reference(state: dict[str, Tensor], kum_mode: str | None, text_heads: i
     Takes entries with or without DataParallel's `module.`; `kum_mode` in its words or ours. Text heads are
     width / 64 unless given. Raises InputError when an entry is missing, unknown or of another size.
     """
-    mode = _mode(kum_mode)
+    mode = our_mode(kum_mode)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     needed = ("pos_emb_local", "pos_emb_global", "text_fc.0.weight", "clip.visual.conv1.weight", "clip.text_projection")
     missing = [name for name in needed if name not in state]
     if missing:
         raise InputError(f"no iKUN state dict: {', '.join(missing)} missing")
     clip = {k.removeprefix("clip."): v for k, v in state.items() if k.startswith("clip.")}
-    crop_px, frame_px = (32 * round(len(state[f"pos_emb_{view}"]) ** 0.5) for view in ("local", "global"))
-    model = Ikun(
-        ClipTowers(sizes_from_state(clip, text_heads)),
+    sizes = sizes_from_state(clip, text_heads)
+    crop_px, frame_px = (sizes.stride * round(len(state[f"pos_emb_{view}"]) ** 0.5) for view in ("local", "global"))
+    config = Config(  # its `tower` is left alone: the towers are made of the state's sizes, which may have no name
+        weights=None,
         kum_mode=mode,
         crop_px=crop_px,
         frame_px=frame_px,
         feature_dim=len(state["img_fc.bias"]),
         eval_normalises_text=True,
     )
+    model = Ikun(ClipTowers(sizes), config)
     unused = (*_UNUSED, "fusion_conv2.") if mode == "text_first" else _UNUSED
     try:
         model.load_state_dict({_rename(k): v for k, v in state.items() if not k.startswith(unused)})
@@ -71,11 +87,35 @@ def from_reference(state: dict[str, Tensor], kum_mode: str | None, text_heads: i
     return model.eval()
 
 
-_mode = kum_mode
-
-
 def _rename(name: str) -> str:
     for old, new in _RENAMED.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """What a published checkpoint may not say itself."""
+
+    kum_mode: str | None = None  # in the published words or ours; null is guessed, where the weights tell
+    text_heads: int | None = None  # of the text tower; null is its width / 64
+
+
+def import_checkpoint(checkpoint: str, fields: Mapping[str, Any]) -> Package:
+    """A published checkpoint, a file or s3:// object, as a package; `fields` are those of ImportOptions.
+
+    Raises InputError when they or the checkpoint don't fit.
+    """
+    options = make_config(ImportOptions, fields)
+    state = read_weights(checkpoint)
+    mode = options.kum_mode if options.kum_mode is not None else guess_mode(state)
+    model = from_reference(state, mode, options.text_heads)
+    return Package(
+        trainable="ikun",
+        config=asdict(replace(model.config, tower=clip_name(model.clip.sizes))),
+        setting={"a": 0.0, "tau": 100.0, "threshold": 0.0},  # as published without calibration
+        facts={"texts": ["car", "pedestrian"], "share": [0.5, 0.5]},  # without `a` the prior has no weight
+        origin={"from": "published checkpoint"},
+        weights=model.state_dict(),
+    )

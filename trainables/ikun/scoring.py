@@ -78,8 +78,8 @@ class Scorer:
         for frame in range(len(frame_FMC)):  # crops of one frame share keys and values: no copies of them
             here = frame_of_N == frame
             query = query_NHLc[here].transpose(0, 1).flatten(1, 2)[None]  # 1 x H x (n L) x c
-            found = F.scaled_dot_product_attention(query, key_FHMc[frame][None], value_FHMc[frame][None])
-            out_NHLc[here] = rearrange(found[0], "h (n l) c -> n h l c", l=crop_NLC.shape[1])
+            mixed = F.scaled_dot_product_attention(query, key_FHMc[frame][None], value_FHMc[frame][None])
+            out_NHLc[here] = rearrange(mixed[0], "h (n l) c -> n h l c", l=crop_NLC.shape[1])
         return fusion.out_proj(out_NHLc.transpose(1, 2).flatten(2)) + crop_NLC
 
     def _cascade(self, kum: Cascade, fused_NLC: Tensor) -> Tensor:

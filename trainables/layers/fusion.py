@@ -9,14 +9,9 @@ Shapes: P pairs, L patches, T words, D width, O width of the outcome; masks are 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
-
-FusionKind = Literal["pooled", "tokens"]
-FUSIONS: tuple[str, ...] = get_args(FusionKind)
 
 
 class AttentionGatedFusion(nn.Module):

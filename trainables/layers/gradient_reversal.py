@@ -12,15 +12,13 @@ included: of its two sides only the identity side moves apart from the other.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Schedule = Literal["seed", "linear", "dann", "constant"]
-Unit = Literal["epochs", "training"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
-UNITS: tuple[str, ...] = get_args(Unit)
+from ..choices import ReversalSchedule, ScheduleUnit
+
 SEED_START = 0.1  # of the seed's schedule, which reaches 1 after 45 epochs: 0.1 + 0.02 * epoch
 
 
@@ -40,13 +38,13 @@ def reverse_gradient(x: Tensor, alpha: float) -> Tensor:
     return _Reversal.apply(x, alpha)
 
 
-def ramp(progress: float, epochs: int, until: float, unit: Unit) -> float:
+def ramp(progress: float, epochs: int, until: float, unit: ScheduleUnit) -> float:
     """How far a schedule is, 0..1: it ends after `until` epochs, or after that share of the training of `epochs`."""
     at = progress * epochs if unit == "epochs" else progress
     return min(1.0, at / until)
 
 
-def strength(schedule: Schedule, done: float) -> float:
+def strength(schedule: ReversalSchedule, done: float) -> float:
     """Share of the highest alpha when a schedule is `done`, 0..1.
 
     seed      0.1 + 0.9 * done: over 45 epochs its min(1, 0.1 + 0.02 * epoch)

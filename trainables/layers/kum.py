@@ -10,19 +10,14 @@ states or as one feature (`uses_states`).
 
 from __future__ import annotations
 
-from typing import Literal
+import typing
 
 import torch
 from torch import Tensor, nn
 
-KumMode = Literal["cascade", "cross_correlation", "text_first"]
-MODES: tuple[KumMode, ...] = ("cascade", "cross_correlation", "text_first")
-# Names of the published code.
-REFERENCE_NAMES: dict[str, KumMode] = {
-    "cascade attention": "cascade",
-    "cross correlation": "cross_correlation",
-    "text-first modulation": "text_first",
-}
+from ..choices import KumMode
+
+MODES: tuple[KumMode, ...] = typing.get_args(KumMode)
 
 
 class Cascade(nn.Module):
@@ -37,7 +32,7 @@ class Cascade(nn.Module):
         self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
 
     def after(self, token_PLC: Tensor, state_PKD: Tensor) -> Tensor:
-        """The tokens after the text."""
+        """Tokens conditioned on the text, P x L x C."""
         text_PKC = self.fc(state_PKD)
         return token_PLC * self.attention(token_PLC, text_PKC, text_PKC, need_weights=False)[0]
 
@@ -67,7 +62,7 @@ class CrossCorrelation(_Projected):
         self.conv2 = nn.Sequential(nn.Conv1d(channels, channels, 1, bias=False), nn.BatchNorm1d(channels))
 
     def after(self, token_PLC: Tensor, feature_PD: Tensor) -> Tensor:
-        """The tokens after the text."""
+        """Tokens conditioned on the text, P x L x C."""
         mixed_PLC = token_PLC + self.dropout(token_PLC * self.gate(feature_PD))
         return self.conv2(mixed_PLC.transpose(1, 2)).transpose(1, 2)
 
@@ -78,7 +73,7 @@ class TextFirst(_Projected):
     before = True
 
     def modulate(self, token_PLC: Tensor, feature_PD: Tensor) -> Tensor:
-        """Tokens as query or key."""
+        """Tokens as query or key of the attention, P x L x C."""
         return token_PLC * self.dropout(self.gate(feature_PD).expand_as(token_PLC))
 
 

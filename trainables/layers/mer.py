@@ -31,7 +31,7 @@ class Route:
 
     @classmethod
     def of(cls, modality_N: Tensor, modalities: int) -> Route:
-        """The route of images by their modalities' numbers."""
+        """The route of N images from the numbers of their modalities."""
         first = int(modality_N[0]) if len(modality_N) else 0
         only = first if bool((modality_N == first).all()) else None
         return cls(modality_N, F.one_hot(modality_N, modalities).float(), only)
@@ -117,7 +117,7 @@ class Mer(nn.Module):
         )
 
     def forward(self, transformer: Any, state_NLD: Tensor, modality_N: Tensor) -> Tensor:
-        """States after the last block."""
+        """States after the last block, N x L x D; `modality_N` is the modality of each image."""
         route = Route.of(modality_N, self.modalities)
         for block, update in zip(transformer.resblocks, self.blocks, strict=True):
             adapted = isinstance(update, BlockUpdate)

@@ -5,13 +5,10 @@ Shapes: N rows, M columns; features have length 1.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Positives = Literal["share", "mask"]
-POSITIVES: tuple[str, ...] = get_args(Positives)
+from ..choices import Positives
 
 
 def info_nce(
@@ -29,7 +26,7 @@ def info_nce(
 
 
 def from_logits(logit_NM: Tensor, positive_NM: Tensor, ignored_NM: Tensor | None = None) -> Tensor:
-    """`info_nce` of similarities over temperature."""
+    """`info_nce` from logits: similarities divided by the temperature."""
     if ignored_NM is not None:
         logit_NM = logit_NM.masked_fill(ignored_NM & ~positive_NM, float("-inf"))
     count_N = positive_NM.sum(1)

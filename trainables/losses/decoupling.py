@@ -5,13 +5,10 @@ Shapes: N rows, D and E widths.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-Decoupling = Literal["cosine", "hsic"]
-DECOUPLINGS: tuple[str, ...] = get_args(Decoupling)
+from ..choices import DecouplingKind
 
 
 def mean_cosine(one_ND: Tensor, two_ND: Tensor) -> Tensor:
@@ -30,6 +27,6 @@ def hsic(one_ND: Tensor, two_NE: Tensor) -> Tensor:
     return cross_DE.square().sum() / max(count - 1, 1) ** 2
 
 
-def decoupling(one_ND: Tensor, two_ND: Tensor, kind: Decoupling) -> Tensor:
-    """The chosen measure."""
+def decoupling(one_ND: Tensor, two_ND: Tensor, kind: DecouplingKind) -> Tensor:
+    """`mean_cosine` or `hsic`, as `kind` says; a scalar."""
     return mean_cosine(one_ND, two_ND) if kind == "cosine" else hsic(one_ND, two_ND)

@@ -6,14 +6,12 @@ Shapes: A anchors, B others, D width of a feature.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-SdmKind = Literal["soft_targets", "kl"]
-KINDS: tuple[SdmKind, ...] = ("soft_targets", "kl")
-CLAMP = (0.15, 0.5)  # of the temperature of soft targets; sharper ones make the loss spike
+from ..choices import SOFT_TARGET_TEMPERATURE, SdmKind
+
 EPS = 1e-8
 
 
@@ -25,9 +23,8 @@ def soft_target_sdm(
     As the published code of CLIP with MER has it: the temperature is clamped to .15..0.5, and a row without an entry
     of its identity is skipped.
     """
-    logit_AB, same_AB = _compare(
-        anchor_AD, other_BD, anchor_id_A, other_id_B, min(max(temperature, CLAMP[0]), CLAMP[1])
-    )
+    low, high = SOFT_TARGET_TEMPERATURE
+    logit_AB, same_AB = _compare(anchor_AD, other_BD, anchor_id_A, other_id_B, min(max(temperature, low), high))
 
     def rows(logit: Tensor, same: Tensor) -> Tensor:
         target = same / same.sum(1, keepdim=True)

@@ -32,8 +32,11 @@ GRID_BITS = 26  # a product of two has 52 and a sum of them 53: what float64 hol
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """Who is on each row, and what camera saw it (-1: unknown)."""
+class RetrievalTruth:
+    """Whom each query and each gallery row shows, and which camera took it (-1: unknown).
+
+    Raises InputError for identities that are no whole numbers, and for cameras of one side only.
+    """
 
     query_id_Q: Ints  # < 0: nobody, as in the gallery
     gallery_id_G: Ints
@@ -66,7 +69,7 @@ class Ranking:
     first_Q: Floats  # rank of the first right answer, from 1
 
     def figures(self) -> dict[str, float]:
-        """Means over queries, in percent."""
+        """`rank1`, `rank5`, `rank10`, `map`, `map100`, `minp`: means over queries, in percent."""
         first = self.first_Q[~np.isnan(self.first_Q)]
         shares = {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10)}
         means = {"map": self.ap_Q, "map100": self.ap100_Q, "minp": self.inp_Q}
@@ -115,7 +118,7 @@ def rank_similarities(
 class Ranker:
     """Takes similarities by blocks of queries, in order, and keeps a few numbers of each query."""
 
-    def __init__(self, truth: Truth, k: int = 50) -> None:
+    def __init__(self, truth: RetrievalTruth, k: int = 50) -> None:
         if k < 1:
             raise InputError(f"k must be >= 1, got {k}")
         self.truth = truth
@@ -130,11 +133,11 @@ class Ranker:
         self._stop_Q = np.where(
             truth.query_id_Q < 0, self._start_Q, np.searchsorted(sorted_G, truth.query_id_Q, "right")
         )
-        self._found_4Q = np.full((4, queries), np.nan)
+        self._figures_4Q = np.full((4, queries), np.nan)
         self._done = 0
 
     def add(self, similarity_CG: NDArray[np.floating]) -> None:
-        """Ranks the next C queries."""
+        """Ranks the next C queries. Raises InputError for similarities of another shape, and for NaN."""
         gallery = len(self.truth.gallery_id_G)
         if similarity_CG.ndim != 2 or similarity_CG.shape[1] != gallery:
             raise InputError(f"similarities must be queries x {gallery}, got {similarity_CG.shape}")
@@ -143,7 +146,7 @@ class Ranker:
         if np.isnan(similarity_CG).any():
             raise InputError("similarities must be numbers, got NaN")
         for similarity_G in similarity_CG:
-            self._found_4Q[:, self._done] = self._figures_of(similarity_G, self._done)
+            self._figures_4Q[:, self._done] = self._figures_of(similarity_G, self._done)
             self._done += 1
 
     def _figures_of(self, similarity_G: NDArray[np.floating], query: int) -> tuple[float, float, float, float]:
@@ -168,11 +171,11 @@ class Ranker:
         return precision_R.mean(), ap100, precision_R[-1], rank_R[0]
 
     def ranking(self) -> Ranking:
-        """What was found, once every query was added."""
+        """The figures of all queries. Raises InputError while some are missing, or when none has a right answer."""
         queries = len(self.truth.query_id_Q)
         if self._done < queries:
             raise InputError(f"similarities must be of {queries} queries, got {self._done}")
-        ap_Q, ap100_Q, inp_Q, first_Q = self._found_4Q
+        ap_Q, ap100_Q, inp_Q, first_Q = self._figures_4Q
         first = first_Q[~np.isnan(first_Q)]
         if not len(first):
             raise InputError(f"at least one query must have a right answer in the gallery, got none of {queries}")
@@ -211,7 +214,7 @@ def inner_products(query_QD: Floats, gallery_GD: Floats, chunk: int | None = Non
 
 
 def _blocks(shape: tuple[int, ...], chunk: int | None) -> Iterator[slice]:
-    """Rows by blocks."""
+    """Rows of a matrix of that shape, `chunk` at a time, or as many as BLOCK allows."""
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk must be >= 1, got {chunk}")
     size = chunk or max(1, BLOCK // max(shape[-1], 1))
@@ -226,8 +229,8 @@ def _at_least(sorted_N: NDArray[np.floating], score_R: NDArray[np.floating]) -> 
 
 def _truth(
     query_id_Q: ArrayLike, gallery_id_G: ArrayLike, query_camera_Q: ArrayLike | None, gallery_camera_G: ArrayLike | None
-) -> Truth:
-    return Truth(
+) -> RetrievalTruth:
+    return RetrievalTruth(
         np.asarray(query_id_Q),
         np.asarray(gallery_id_G),
         None if query_camera_Q is None else np.asarray(query_camera_Q),

@@ -23,7 +23,7 @@ ALPHAS = np.arange(0.05, 0.99, 0.05)  # HOTA's 19 localisation thresholds
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes with identities; N rows."""
+    """N boxes with identities: frame numbers, ids, corners x1, y1, x2, y2 in pixels."""
 
     frame_N: Ints
     id_N: Ints
@@ -80,7 +80,7 @@ def _rows_by_frame(frame_N: Ints) -> dict[int, Ints]:
 
 @dataclass(frozen=True, slots=True)
 class Sequence2D:
-    """One (video, expression) pair: what was said to be it, and what is it."""
+    """One (video, expression) pair: the boxes that a model gives it, and those of the ground truth."""
 
     predicted: Boxes
     truth: Boxes
@@ -120,13 +120,13 @@ def _hota_sums(sequence: Sequence2D) -> tuple[Floats, Floats]:
             total > np.finfo(float).eps, overlap / np.maximum(total, 1e-12), 0
         )
     aligned = together / (count_t[:, None] + count_p[None] - together)
-    found: list[tuple[Ints, Ints, Floats]] = []
+    matched: list[tuple[Ints, Ints, Floats]] = []  # ids of object and track, IoU; of each frame
     for (t, p), overlap in zip(shared, overlaps, strict=True):
         a, b = linear_sum_assignment(-aligned[np.ix_(number_t[t], number_p[p])] * overlap)
-        found.append((number_t[t[a]], number_p[p[b]], overlap[a, b]))
-    if not found:
+        matched.append((number_t[t[a]], number_p[p[b]], overlap[a, b]))
+    if not matched:
         return np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
-    t_M, p_M, iou_M = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    t_M, p_M, iou_M = (np.concatenate(parts) for parts in zip(*matched, strict=True))
     combos, combo_M = np.unique(t_M * len(ids_p) + p_M, return_inverse=True)
     alpha_M = np.searchsorted(ALPHAS - np.finfo(float).eps, iou_M, side="right")
     n_UA = np.zeros((len(combos), len(ALPHAS) + 1))
@@ -148,20 +148,20 @@ def trackeval_scores(
 
         made = {name: getattr(metrics, name)(*([{"PRINT_CONFIG": False}] if name != "HOTA" else [])) for name in names}
     data = [_as_trackeval(s) for s in sequences]
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, metric in made.items():
         each = {str(i): metric.eval_sequence(d) for i, d in enumerate(data)}
         total = metric.combine_sequences(each)
         if name == "HOTA":
-            found |= {
+            figures |= {
                 key: 100 * float(np.mean(total[key.upper() if key == "hota" else key.capitalize()[:-1] + "A"]))
                 for key in ("hota", "deta", "assa")
             }
         elif name == "CLEAR":
-            found["mota"] = 100 * float(total["MOTA"])
+            figures["mota"] = 100 * float(total["MOTA"])
         else:
-            found["idf1"] = 100 * float(total["IDF1"])
-    return found
+            figures["idf1"] = 100 * float(total["IDF1"])
+    return figures
 
 
 def _as_trackeval(sequence: Sequence2D) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _as_trackeval(sequence: Sequence2D) -> dict[str, Any]:
 
 
 def precision_recall(kept: NDArray[np.bool_], label: NDArray[np.bool_]) -> dict[str, float]:
-    """Precision and recall of pairs that were said to fit."""
+    """`precision` and `recall`, in percent, of pairs that are kept; `label` says which fit."""
     hit = float((kept & label).sum())
     return {"precision": 100 * hit / max(float(kept.sum()), 1.0), "recall": 100 * hit / max(float(label.sum()), 1.0)}
 

@@ -1,6 +1,9 @@
-"""Rows of looks at persons: which images and words each has, and how they become arrays.
+"""The data of mm_reid: which persons a batch holds, in which modalities, and how plans become arrays.
 
-Shapes: B rows, N images of all rows together, E texts of them, T tokens, M modalities.
+A training batch has P identities with K rows each. A row is one look at a person: at most one sample of each modality.
+Everything random is drawn in the plan; what modality dropout takes away is not read.
+
+Shapes: R rows of an epoch, B rows, N images of all rows together, E texts of them, T tokens, M modalities.
 """
 
 from __future__ import annotations
@@ -12,41 +15,148 @@ from functools import lru_cache
 import numpy as np
 import open_clip
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from ...datasets.layouts.orbench import Orbench, check, holds
+from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
-from ..reid.images import Augmentation, ImageReader
-from .model import TEXT
+from ..reid.images import ImageReader, draw_augmentation
+from .config import MODALITIES, TEXT, VIS, Config
+
+
+def open_data(store: Store | None) -> Orbench:
+    """The data set at `store`, in ORBench's layout. Raises InputError for none, DataError for one with faults."""
+    if store is None:
+        raise InputError("mm_reid needs data, got none")
+    return Orbench(store)
+
+
+def check_data(store: Store) -> None:
+    """Raises DataError with all that is wrong and can be seen without decoding images."""
+    findings = check(store, decode=False)
+    if findings.problems:
+        raise DataError(findings.problems)
+
+
+def gallery(store: Store, split: str) -> pa.Table | None:
+    """`path` and `identity` of a split's photographs; None where there is no such data set."""
+    if not holds(store):
+        return None
+    samples = Orbench(store).samples(split)
+    return samples.filter(pc.equal(samples["modality"], MODALITIES[VIS]))
+
+
+class Pools:
+    """The samples of a split by identity and modality, as rows of its table.
+
+    `unpaired` counts identities without a vis sample or without any other: they have nothing to be aligned with
+    and are left out.
+    """
+
+    def __init__(self, samples: pa.Table) -> None:
+        modality = np.array(samples.column("modality").to_pylist(), np.str_)
+        identity = samples.column("identity").to_numpy()
+        self.identities: list[int] = []
+        self.rows: list[list[NDArray[np.int64]]] = []
+        self.unpaired = 0
+        for person in np.unique(identity):
+            own = np.flatnonzero(identity == person)
+            pools = [own[modality[own] == name] for name in MODALITIES]
+            if not len(pools[VIS]) or not any(len(pool) for pool in pools[1:]):
+                self.unpaired += 1
+                continue
+            self.identities.append(int(person))
+            self.rows.append(pools)
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    def check(self) -> None:
+        """Raises DataError where there are fewer than two identities to tell apart."""
+        if len(self) < 2:
+            what = f"training needs 2 identities with vis and another modality, got {len(self)}"
+            left = f"; {self.unpaired} have only one of both" if self.unpaired else ""
+            raise DataError([Problem("train", what + left)])
+
+
+def draw(pools: Pools, config: Config, rng: Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One epoch: (the identity's number of each row, the sample of each modality in it or -1, R x M).
+
+    Batches follow each other, the rows of an identity too; the last batch is filled up with identities drawn anew,
+    so that each has P different ones, or all where there are fewer.
+    """
+    p = min(config.identities_a_batch, len(pools))
+    order = np.concatenate([_visit(len(pools), p, rng) for _ in range(config.visits)])
+    label_R = np.repeat(order, config.per_identity)
+    sample_RM = np.concatenate([_rows(pools.rows[identity], config, rng) for identity in order])
+    return label_R, sample_RM
+
+
+def _visit(count: int, p: int, rng: Generator) -> NDArray[np.int64]:
+    """All identities in random order, and as many again as the last batch lacks."""
+    order = rng.permutation(count)
+    open_places = -count % p
+    last = order[count - (count % p) :]
+    return np.concatenate([order, rng.permutation(np.setdiff1d(order, last))[:open_places]])
+
+
+def _rows(pools: Sequence[NDArray[np.int64]], config: Config, rng: Generator) -> NDArray[np.int64]:
+    """K rows of an identity, K x M: samples come again only when all were used, and among the rows there is
+    at least one with vis and one with something else."""
+    rows = config.per_identity
+    sample_KM = np.full((rows, len(pools)), -1, np.int64)
+    for modality, pool in enumerate(pools):
+        if len(pool):
+            rounds = [rng.permutation(pool) for _ in range(-(-rows // len(pool)))]
+            sample_KM[:, modality] = np.concatenate(rounds)[:rows]
+    there_KM = sample_KM >= 0
+    order_KM = rng.random(sample_KM.shape)
+    rank_KM = np.where(there_KM, order_KM, 2.0).argsort(1).argsort(1)  # which modalities stay first
+    kept_KM = rng.random(sample_KM.shape) >= config.modality_dropout
+    kept_KM = there_KM & (kept_KM | (rank_KM < config.min_modalities))
+    for some in (slice(VIS, VIS + 1), slice(VIS + 1, None)):
+        if not kept_KM[:, some].any():
+            row, modality = rng.integers(rows), rng.choice(np.flatnonzero(there_KM[0, some]))
+            kept_KM[row, some.start + modality] = True
+    return np.where(kept_KM, sample_KM, -1)
+
+
+def training_plan(samples: pa.Table, pools: Pools, config: Config, rng: Generator) -> pa.Table:
+    """One epoch: P identities of K rows each, batch by batch. Raises DataError for fewer than two identities."""
+    pools.check()
+    label_R, sample_RM = draw(pools, config, rng)
+    return make_rows(samples, sample_RM, label_R, config, rng)
 
 
 def make_rows(
     samples: pa.Table,
-    found_BM: NDArray[np.int64],
+    sample_BM: NDArray[np.int64],
     label_B: NDArray[np.int64] | Sequence[int],
-    augmentation: Augmentation | None = None,
+    augmented: Config | None = None,
     rng: Generator | None = None,
 ) -> pa.Table:
     """A plan: `label`, `images` (modality, path, and how each is varied), `text` ("" where there is none).
 
-    `found_BM` are rows of `samples`, -1 where a modality is missing.
+    `sample_BM` are rows of `samples`, -1 where a modality is missing. With `augmented` and `rng` images are varied.
     """
-    row_N, modality_N = np.nonzero(found_BM[:, :TEXT] >= 0)
+    row_N, modality_N = np.nonzero(sample_BM[:, :TEXT] >= 0)
     columns: dict[str, pa.Array] = {
         "modality": pa.array(modality_N, pa.int64()),
-        "path": samples.column("path").combine_chunks().take(pa.array(found_BM[row_N, modality_N])),
+        "path": samples.column("path").combine_chunks().take(pa.array(sample_BM[row_N, modality_N])),
     }
-    if augmentation is not None and rng is not None:
-        columns |= augmentation.draw(len(row_N), rng)
+    if augmented is not None and rng is not None:
+        columns |= draw_augmentation(augmented, len(row_N), rng)
     images = pa.StructArray.from_arrays(list(columns.values()), list(columns))
-    offsets = np.searchsorted(row_N, np.arange(len(found_BM) + 1)).astype(np.int32)
+    offsets = np.searchsorted(row_N, np.arange(len(sample_BM) + 1)).astype(np.int32)
     texts = samples.column("text").to_pylist()
     return pa.table(
         {
             "label": pa.array(np.asarray(label_B), pa.int64()),
             "images": pa.ListArray.from_arrays(pa.array(offsets), images),
-            "text": pa.array([texts[i] if i >= 0 else "" for i in found_BM[:, TEXT].tolist()], pa.string()),
+            "text": pa.array([texts[i] if i >= 0 else "" for i in sample_BM[:, TEXT].tolist()], pa.string()),
         }
     )
 

@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from ...datasets.problems import DataError, Problem
-from ..metrics.retrieval import Truth
-from ..posthoc.reranking import Features, Grid
+from ..metrics.retrieval import RetrievalTruth
+from ..posthoc.reranking import Features
 from ..reid.evaluation import RETRIEVAL_METRICS, Retrieval, choose, mean_figures
-from .model import MODALITIES, TEXT, MmReid
-from .sampling import VIS
+from .config import MODALITIES, TEXT, VIS, Config
+from .model import MmReid
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -45,12 +45,12 @@ CHUNK = 4096  # sets fused at once
 
 
 def name_of(combination: Combination) -> str:
-    """`nir+text`, say."""
+    """Its modalities' names: `nir+text`, say."""
     return "+".join(MODALITIES[m] for m in combination)
 
 
 class EvaluationSet:
-    """Which samples of a split are encoded, in which order, and what is asked of them.
+    """The samples of a split that are encoded, in which order, and which of them make each query.
 
     Raises DataError for a split without gallery or queries.
     """
@@ -70,10 +70,10 @@ class EvaluationSet:
         self.gallery = number[by_modality[VIS]]
         self.identity_N = identity[order]
         self.modality_N = np.array([MODALITIES.index(m) for m in modality[order].tolist()], np.int64)
-        self.found_NM = np.full((len(order), len(MODALITIES)), -1, np.int64)  # one sample a row of the plan
-        self.found_NM[np.arange(len(order)), self.modality_N] = order
-        asked = {c: [_queries([number[pools[p][m]] for m in c]) for p in pools] for c in COMBINATIONS}
-        self.queries = {c: np.concatenate(found) for c, found in asked.items() if any(len(f) for f in found)}
+        self.sample_NM = np.full((len(order), len(MODALITIES)), -1, np.int64)  # one sample a row of the plan
+        self.sample_NM[np.arange(len(order)), self.modality_N] = order
+        of_identities = {c: [_queries([number[pools[p][m]] for m in c]) for p in pools] for c in COMBINATIONS}
+        self.queries = {c: np.concatenate(rows) for c, rows in of_identities.items() if any(len(r) for r in rows)}
         if not len(self.gallery) or not self.queries:
             what = f"evaluation needs vis and another modality, got {len(self.gallery)} vis samples"
             raise DataError([Problem("evaluation", f"{what} and {len(order) - len(self.gallery)} others")])
@@ -106,33 +106,33 @@ class Mix:
 class Encoded:
     """A split's bn_features of length 1: of the gallery, of every single sample, of every query."""
 
-    def __init__(self, model: MmReid, questions: EvaluationSet, feature_ND: Floats) -> None:
-        self._questions = questions
-        self._single_ND = fused(model, feature_ND, questions.modality_N[:, None], np.arange(len(feature_ND))[:, None])
+    def __init__(self, model: MmReid, samples: EvaluationSet, feature_ND: Floats) -> None:
+        self._samples = samples
+        self._single_ND = fused(model, feature_ND, samples.modality_N[:, None], np.arange(len(feature_ND))[:, None])
         self._fused = {
             c: fused(model, feature_ND, np.broadcast_to(c, rows.shape), rows)
             if len(c) > 1
             else self._single_ND[rows[:, 0]]
-            for c, rows in questions.queries.items()
+            for c, rows in samples.queries.items()
         }
 
     def retrievals(self, mix: Mix) -> dict[Combination, Retrieval]:
         """Every combination's queries against the gallery."""
-        q = self._questions
+        s = self._samples
         return {
             c: Retrieval(
-                Features.of(mix(self._fused[c], self._single_ND[rows], c), self._single_ND[q.gallery]),
-                Truth(q.identity_N[rows[:, 0]], q.identity_N[q.gallery]),
+                Features.of(mix(self._fused[c], self._single_ND[rows], c), self._single_ND[s.gallery]),
+                RetrievalTruth(s.identity_N[rows[:, 0]], s.identity_N[s.gallery]),
             )
-            for c, rows in q.queries.items()
+            for c, rows in s.queries.items()
         }
 
 
 @torch.no_grad()
 def fused(model: MmReid, feature_ND: Floats, modality_QM: NDArray[np.int64], rows_QM: Ints) -> Floats:
-    """bn_features of length 1 of sets of samples, as they are fused in training."""
+    """bn_features of length 1 of sets of samples, Q x D, as they are fused in training."""
     device = model.neck.weight.device
-    found: list[Floats] = []
+    chunks: list[Floats] = []
     for start in range(0, len(rows_QM), CHUNK):
         rows, modality = rows_QM[start : start + CHUNK], modality_QM[start : start + CHUNK]
         at = np.arange(len(rows))[:, None]
@@ -140,8 +140,8 @@ def fused(model: MmReid, feature_ND: Floats, modality_QM: NDArray[np.int64], row
         there_SM = np.zeros(feature_SMD.shape[:2], bool)
         feature_SMD[at, modality], there_SM[at, modality] = feature_ND[rows], True
         _, bn_SD = model.fuse(torch.from_numpy(feature_SMD).to(device), torch.from_numpy(there_SM).to(device))
-        found.append(normalised(bn_SD.float().cpu().numpy()))
-    return np.concatenate(found) if found else np.zeros((0, feature_ND.shape[1]), np.float32)
+        chunks.append(normalised(bn_SD.float().cpu().numpy()))
+    return np.concatenate(chunks) if chunks else np.zeros((0, feature_ND.shape[1]), np.float32)
 
 
 def normalised(feature_ND: NDArray[np.floating]) -> Floats:
@@ -149,18 +149,18 @@ def normalised(feature_ND: NDArray[np.floating]) -> Floats:
     return np.asarray(feature_ND / np.maximum(np.linalg.norm(feature_ND, axis=1, keepdims=True), 1e-12), np.float32)
 
 
-def choose_setting(encoded: Encoded, mixes: Sequence[Mix], grid: Grid) -> dict[str, float]:
+def choose_setting(encoded: Encoded, config: Config) -> dict[str, float]:
     """The post-hoc setting with the best mean mAP: the mixture first, then re-ranking of what it gives. Of equal ones
     the first, so that changing nothing wins a tie."""
-    candidates = [Mix(), *(mix for mix in mixes if mix.mix)]
-    values = [mean_figures(list(encoded.retrievals(mix).values()), {})["map"] for mix in candidates]
-    best = candidates[int(np.argmax(values))]
-    chosen = choose(list(encoded.retrievals(best).values()), grid)
+    mixes = [Mix(), *(Mix(mix, weight) for mix in config.mix for weight in config.text_weight if mix)]
+    values = [mean_figures(list(encoded.retrievals(mix).values()), {})["map"] for mix in mixes]
+    best = mixes[int(np.argmax(values))]
+    chosen = choose(list(encoded.retrievals(best).values()), config.grid())
     return {**asdict(best), **chosen}
 
 
 def parted(setting: Mapping[str, float]) -> tuple[Mix, dict[str, float]]:
-    """The mixture of a setting, and what is left: re-ranking's part."""
+    """The mixture of a setting, and the rest of it: re-ranking's part."""
     own = {f.name: setting[f.name] for f in fields(Mix) if f.name in setting}
     return Mix(**own), {name: value for name, value in setting.items() if name not in own}
 
@@ -170,12 +170,18 @@ def figures(encoded: Encoded, setting: Mapping[str, float]) -> dict[str, float]:
     of each combination."""
     mix, rest = parted(setting)
     by_combination = {c: r.ranking(rest).figures() for c, r in encoded.retrievals(mix).items()}
-    found = {name: float(np.mean([f[name] for f in by_combination.values()])) for name in RETRIEVAL_METRICS}
+    means = {name: float(np.mean([f[name] for f in by_combination.values()])) for name in RETRIEVAL_METRICS}
     for size, values in _by_size(by_combination):
-        found[f"map_{size}"] = float(np.mean(values))
-    return found | {f"map_{name_of(c)}": f["map"] for c, f in by_combination.items()}
+        means[f"map_{size}"] = float(np.mean(values))
+    return means | {f"map_{name_of(c)}": f["map"] for c, f in by_combination.items()}
 
 
-def _by_size(found: Mapping[Combination, Mapping[str, float]]) -> Iterator[tuple[int, list[float]]]:
-    for size in sorted({len(c) for c in found}):
-        yield size, [f["map"] for c, f in found.items() if len(c) == size]
+def metrics_of(encoded: Encoded, setting: Mapping[str, float]) -> dict[str, float]:
+    """METRICS alone under a setting, in percent, without those that the split has no queries for."""
+    all_figures = figures(encoded, setting)
+    return {name: all_figures[name] for name in METRICS if name in all_figures}
+
+
+def _by_size(figures_of: Mapping[Combination, Mapping[str, float]]) -> Iterator[tuple[int, list[float]]]:
+    for size in sorted({len(c) for c in figures_of}):
+        yield size, [f["map"] for c, f in figures_of.items() if len(c) == size]

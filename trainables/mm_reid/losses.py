@@ -1,4 +1,4 @@
-"""What MmReid is trained for: who it is, one space for all modalities, features of one length.
+"""The training objective of MmReid: identities, one space for all modalities, features of one length.
 
 Shapes: B rows, S sets of modalities, M modalities, D width.
 """
@@ -12,25 +12,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-from ..losses.sdm import SdmKind, sdm
-from .config import Config
-from .model import MODALITIES, TEXT, MmReid
-from .sampling import VIS
+from ..choices import SdmKind
+from ..losses.sdm import sdm
+from .config import MODALITIES, VIS, Config
+from .model import MmReid
 
 SEVERAL = len(MODALITIES)  # the kind of a set of more than one modality
 
 
 class Sets(NamedTuple):
-    """What is fused of each row: every modality alone, as a gallery or a query of one is, and all but vis together,
-    as a query of several."""
+    """The sets of modalities that are fused of each row: every modality alone, as a gallery or a query of one is, and
+    all but vis together, as a query of several."""
 
-    row_S: Tensor
-    there_SM: Tensor
+    row_S: Tensor  # the row it is of
+    there_SM: Tensor  # its modalities
     kind_S: Tensor  # the modality, or SEVERAL
 
 
 def sets_of(there_BM: Tensor) -> Sets:
-    """The sets of rows by the modalities that are there."""
+    """The sets of rows, from the modalities that each row has."""
     row_N, modality_N = there_BM.nonzero(as_tuple=True)
     query_BM = there_BM.clone()
     query_BM[:, VIS] = False
@@ -57,21 +57,9 @@ def norm_penalty(raw_SD: Tensor, target: float, band: float) -> Tensor:
     return outside_S.square().mean()
 
 
-def features(model: MmReid, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Features of a batch's samples at their row and modality, B x M x D, and which are there, B x M."""
-    rows = len(batch["label"])
-    image_ND = model.encode_images(batch["image"], batch["modality"])
-    text_ED = model.encode_texts(batch["token"])
-    row_N = torch.cat([batch["image_row"], batch["text_row"]])
-    modality_N = torch.cat([batch["modality"], torch.full_like(batch["text_row"], TEXT)])
-    both_ND = torch.cat([image_ND, text_ED.to(image_ND.dtype)])
-    grid_BMD = both_ND.new_zeros(rows, len(MODALITIES), both_ND.shape[1]).index_put((row_N, modality_N), both_ND)
-    there_BM = torch.zeros(rows, len(MODALITIES), dtype=torch.bool, device=both_ND.device)
-    return grid_BMD, there_BM.index_put((row_N, modality_N), torch.ones_like(row_N, dtype=torch.bool))
-
-
 def composition(label_B: Tensor, there_BM: Tensor) -> dict[str, Tensor]:
-    """Of a batch: its identities, the fewest rows of one, and the share of them with vis and something else."""
+    """Of a batch, without gradient: `identities`, their number; `fewest_rows` of one; `paired`, the share of them with
+    vis and something else."""
     identities, counts = torch.unique(label_B, return_counts=True)
     both = [(there_BM[label_B == i, VIS].any() & there_BM[label_B == i, VIS + 1 :].any()).float() for i in identities]
     return {
@@ -81,9 +69,10 @@ def composition(label_B: Tensor, there_BM: Tensor) -> dict[str, Tensor]:
     }
 
 
-def losses(model: MmReid, c: Config, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-    """Weighted terms, and without gradient what is watched: the mean length of features, the batch's composition."""
-    grid_BMD, there_BM = features(model, batch)
+def training_losses(model: MmReid, c: Config, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+    """Weighted terms in nats: `identity`, `sdm`, `norm`. Without gradient, to be measured: `feature_norm`, the mean
+    length of features, and the batch's `composition`."""
+    grid_BMD, there_BM = model.encode_batch(batch)
     sets = sets_of(there_BM)
     raw_SD, bn_SD = model.fuse(grid_BMD[sets.row_S], sets.there_SM)
     identity_S = batch["label"][sets.row_S]

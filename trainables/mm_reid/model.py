@@ -8,7 +8,7 @@ Shapes: N images, H x W pixels, E texts, T tokens, L places, D the feature's wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,13 +16,51 @@ from torch import Tensor, nn
 
 from ..layers.masked_fusion import MaskedFusion
 from ..layers.mer import Mer
-from ..reid.classifier import IdentityClassifier
+from ..reid.classifier import IdentityClassifier, load_all_but_classifier
 from ..reid.images import normalised
+from ..towers import clip
 from ..towers.clip import MEAN, STD, ClipTowers, vit_states
-from .tokenizers import CHANNELS, Tokenizers
+from ..training.parameters import trained, trained_but
+from .config import CHANNELS, MODALITIES, TEXT, Config
 
-MODALITIES = (*CHANNELS, "text")
-TEXT = len(CHANNELS)
+
+class Tokenizers(nn.Module):
+    """Patch embeddings that image modalities do not share: one each, started from CLIP's.
+
+    A grey one's kernel is the sum of CLIP's three: a grey image is answered as CLIP answers it in three equal channels.
+    Their mean, as published, answers with a third of that.
+    """
+
+    def __init__(self, patch: nn.Conv2d) -> None:
+        super().__init__()
+        self.stride, self.width = patch.kernel_size[0], patch.out_channels
+        self.kernels = nn.ParameterDict(
+            {
+                name: nn.Parameter(
+                    (patch.weight if channels == 3 else patch.weight.sum(1, keepdim=True)).detach().clone()
+                )
+                for name, channels in CHANNELS.items()
+            }
+        )
+
+    def forward(self, image_NCHW: Tensor, modality_N: Tensor) -> Tensor:
+        """Patch states, N x D x H/K x W/K for patches of K pixels; images have one or three channels, whatever their
+        modality."""
+        states = []
+        order = torch.argsort(modality_N, stable=True)
+        counts = torch.bincount(modality_N, minlength=len(CHANNELS)).tolist()
+        for name, image in zip(CHANNELS, torch.split(image_NCHW[order], counts), strict=True):
+            if len(image):
+                kernel = self.kernels[name]
+                states.append(nn.functional.conv2d(adapted(image, kernel.shape[1]), kernel, stride=self.stride))
+        return torch.cat(states)[torch.argsort(order)]
+
+
+def adapted(image_NCHW: Tensor, channels: int) -> Tensor:
+    """Normalised images with one channel or three: their mean, or three equal ones."""
+    if image_NCHW.shape[1] == channels:
+        return image_NCHW
+    return image_NCHW.mean(1, keepdim=True) if channels == 1 else image_NCHW.expand(-1, channels, -1, -1)
 
 
 class SdmHead(nn.Module):
@@ -35,49 +73,42 @@ class SdmHead(nn.Module):
         self.project = nn.Linear(width, out)
 
     def forward(self, pooled_NE: Tensor, state_NLE: Tensor, padding_NL: Tensor | None = None) -> Tensor:
-        """N x D; padding is not looked at."""
+        """Features N x D from pooled states and all states; padding is not looked at."""
         key_NLE = self.norm_in(state_NLE)
         query_N1E = self.norm_in(pooled_NE)[:, None]
-        found_N1E, _ = self.attention(query_N1E, key_NLE, key_NLE, padding_NL, need_weights=False)
-        return self.project(self.norm_out(pooled_NE + found_N1E[:, 0]))
+        seen_N1E, _ = self.attention(query_N1E, key_NLE, key_NLE, padding_NL, need_weights=False)
+        return self.project(self.norm_out(pooled_NE + seen_N1E[:, 0]))
 
 
 class MmReid(nn.Module):
-    """The model. Raises ValueError where ranks or alphas are neither one nor one a block."""
+    """The model of a Config on CLIP's towers. Raises ValueError where ranks or alphas are neither one nor one a
+    block."""
 
-    def __init__(
-        self,
-        clip: ClipTowers,
-        identities: int,
-        *,
-        ranks: Sequence[int] = (4,),
-        alphas: Sequence[float] = (1.0,),
-        width: int = 512,
-        heads: int = 8,
-        fusion_depth: int = 1,
-        fusion_ratio: float = 2.0,
-        fusion_dropout: float = 0.1,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, clip: ClipTowers, identities: int, config: Config) -> None:
         super().__init__()
         visual: Any = clip.visual
-        self.clip = clip
+        self.clip, self.config = clip, config
         self.tokenizers = Tokenizers(visual.conv1)
-        self.mer = Mer(visual.transformer, len(CHANNELS), ranks, alphas)
-        self.head = SdmHead(clip.sizes.embed_dim, width, heads=heads, dropout=fusion_dropout)
+        self.mer = Mer(visual.transformer, len(CHANNELS), config.ranks, config.alphas)
+        self.head = SdmHead(clip.sizes.embed_dim, config.width, heads=config.heads, dropout=config.fusion_dropout)
         self.fusion = MaskedFusion(
-            len(MODALITIES), width, depth=fusion_depth, heads=heads, ratio=fusion_ratio, dropout=fusion_dropout
+            len(MODALITIES),
+            config.width,
+            depth=config.fusion_depth,
+            heads=config.heads,
+            ratio=config.fusion_ratio,
+            dropout=config.fusion_dropout,
         )
-        self.neck = nn.BatchNorm1d(width)
+        self.neck = nn.BatchNorm1d(config.width)
         self.neck.bias.requires_grad_(False)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = IdentityClassifier(width, identities, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = IdentityClassifier(config.width, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
         visual.conv1.requires_grad_(False)  # the tokenizers stand in its place
 
     @property
     def width(self) -> int:
-        """Of a feature."""
+        """D, the width of a feature."""
         return self.neck.num_features
 
     def encode_images(self, image_NHWC: Tensor, modality_N: Tensor) -> Tensor:
@@ -98,6 +129,18 @@ class MmReid(nn.Module):
         place_T = torch.arange(tokens_ET.shape[1], device=tokens_ET.device)
         return self.head(end_EE, state_ETE, place_T > tokens_ET.argmax(-1, keepdim=True))
 
+    def encode_batch(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features of a batch's samples at their row and modality, B x M x D, and which are there, B x M."""
+        image_ND = self.encode_images(batch["image"], batch["modality"])
+        text_ED = self.encode_texts(batch["token"])
+        row_N = torch.cat([batch["image_row"], batch["text_row"]])
+        modality_N = torch.cat([batch["modality"], torch.full_like(batch["text_row"], TEXT)])
+        both_ND = torch.cat([image_ND, text_ED.to(image_ND.dtype)])
+        grid_BMD = both_ND.new_zeros(len(batch["label"]), len(MODALITIES), both_ND.shape[1])
+        there_BM = torch.zeros(grid_BMD.shape[:2], dtype=torch.bool, device=both_ND.device)
+        place = (row_N, modality_N)
+        return grid_BMD.index_put(place, both_ND), there_BM.index_put(place, torch.ones_like(row_N, dtype=torch.bool))
+
     def fuse(self, feature_SMD: Tensor, there_SM: Tensor) -> tuple[Tensor, Tensor]:
         """(features before the BNNeck, bn_features), S x D each, of sets of modality features."""
         raw_SD = self.fusion(feature_SMD, there_SM)
@@ -109,3 +152,28 @@ class MmReid(nn.Module):
     def classify(self, bn_SD: Tensor) -> Tensor:
         """Logits of training identities, S x I."""
         return self.classifier(self.dropout(bn_SD))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """CLIP slowly, MER, tokenizers, head and fusion faster, the classifier with a rate of its own."""
+        towers, classifier = trained(self.clip), trained(self.classifier)
+        return [
+            {"params": towers, "lr": self.config.tower_lr},
+            {"params": trained_but(self, towers, classifier)},
+            {"params": classifier, "lr": self.config.classifier_lr},
+        ]
+
+
+def build_model(config: Config, identities: int) -> MmReid:
+    """The model of a Config, with its weights. Raises InputError when they don't fit."""
+    towers = clip.build(config.tower, config.weights)
+    model = MmReid(towers, identities, config)
+    if config.init is not None:
+        load_all_but_classifier(model, config.init)
+    if config.freeze_image:
+        towers.visual.requires_grad_(False)
+    if config.freeze_text:
+        for part in (towers.transformer, towers.ln_final, towers.token_embedding):
+            part.requires_grad_(False)
+        towers.positional_embedding.requires_grad_(False)
+        towers.text_projection.requires_grad_(False)
+    return model

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a table needs of one (video, expression) pair."""
+    """A (video, expression) pair as the table takes it; N tracker boxes of the video."""
 
     tracked: Boxes
     matches: Matches  # of all tracker boxes with all objects of the video
@@ -51,15 +51,15 @@ class HotaTable:
         pairs, levels = self.boxes_PV.shape
         flat_SP = level_SP + np.arange(pairs) * levels
         hits, quality = self.hits_PVA.reshape(pairs * levels, -1), self.quality_PVA.reshape(pairs * levels, -1)
-        found = np.empty(len(threshold_SP))
+        hota_S = np.empty(len(threshold_SP))
         for start in range(0, len(threshold_SP), 256):
             at = flat_SP[start : start + 256]
             tp_SA, q_SA = hits[at].sum(1), quality[at].sum(1)
             boxes_S1 = self.boxes_PV.reshape(-1)[at].sum(1)[:, None]
             det_SA = tp_SA / np.maximum(boxes_S1 + self.truth - tp_SA, 1)
             ass_SA = q_SA / np.maximum(tp_SA, 1)
-            found[start : start + 256] = 100 * np.sqrt(det_SA * ass_SA).mean(1)
-        return found
+            hota_S[start : start + 256] = 100 * np.sqrt(det_SA * ass_SA).mean(1)
+        return hota_S
 
 
 def tabulate(pairs: Sequence[Pair]) -> HotaTable:

@@ -49,16 +49,16 @@ class Neighbours:
 
 def neighbours(feature_ND: Floats, most: int) -> Neighbours:
     """Each row with its `most` nearest others and the one after, or all there are."""
-    found: list[tuple[Ints, Singles]] = []
+    nearest_of: list[tuple[Ints, Singles]] = []  # columns and similarities, block by block
     least_N = np.empty(len(feature_ND))
     start = 0
     for similarity_CN in inner_products(feature_ND, feature_ND):
         at = np.arange(start, start + len(similarity_CN))
         least_N[at] = similarity_CN.min(1)
         similarity_CN[at - start, at] = np.inf
-        found.append(nearest(similarity_CN, most + 2))
+        nearest_of.append(nearest(similarity_CN, most + 2))
         start += len(similarity_CN)
-    near, score = zip(*found, strict=True)
+    near, score = zip(*nearest_of, strict=True)
     return Neighbours(feature_ND, np.concatenate(near), np.concatenate(score), least_N)
 
 
@@ -96,16 +96,16 @@ def expanded(near: Neighbours, k: int) -> Any:
 
 def encode(near: Neighbours, k: int) -> Any:
     """V, eq. 7: a row's weights of the rows in its R*, exp(-distance), of sum 1 (the authors' code); N x N."""
-    found = coo_array(expanded(near, k))
-    weight = np.empty(len(found.row))
+    sets = coo_array(expanded(near, k))
+    weight = np.empty(len(sets.row))
     step = max(1, PAIRS // near.feature_ND.shape[1])
     for start in range(0, len(weight), step):
-        row, col = found.row[start : start + step], found.col[start : start + step]
+        row, col = sets.row[start : start + step], sets.col[start : start + step]
         # exact, therefore the same as in a product of matrices
         similarity = np.einsum("pd,pd->p", near.feature_ND[row], near.feature_ND[col]).astype(np.float32)
         weight[start : start + step] = np.exp(-near.distance(similarity, row))
-    total_N = np.bincount(found.row, weight, minlength=len(near.near_NM))
-    return csr_array((weight / total_N[found.row], (found.row, found.col)), shape=found.shape)
+    total_N = np.bincount(sets.row, weight, minlength=len(near.near_NM))
+    return csr_array((weight / total_N[sets.row], (sets.row, sets.col)), shape=sets.shape)
 
 
 def smooth(encoded_NN: Any, near: Neighbours, k: int) -> Any:

@@ -1,19 +1,12 @@
 """Re-ranking, query expansion and fusion weights: what raises a retrieval model's figures without training.
 
-A setting is a flat mapping, to travel as JSON with a model:
-
-    k1, k2, lambda     k-reciprocal re-ranking (arXiv 1701.08398); lambda is the share of the plain distance: 1 is plain
-    qe_k, qe_alpha     query expansion (arXiv 1711.02512, sec. 4.3); qe_k 0 is none
-    weight_NAME        of a kind of feature where there are several; missing ones are 1
-
-Everything works on features as cached: nothing is encoded again.
+`posthoc.settings` says what a setting is. Everything works on features as cached: nothing is encoded again.
 
 Shapes: Q queries, G gallery rows, D width, N = Q + G, C queries of a block, S settings.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from ...datasets.problems import InputError
-from ..metrics.retrieval import Floats, Ranker, Ranking, Singles, Truth, inner_products, on_grid
+from ..metrics.retrieval import Floats, Ranker, Ranking, RetrievalTruth, Singles, inner_products, on_grid
 from .reciprocal import Neighbours, clear, encode, jaccard, nearest, neighbours, smooth
+from .settings import PLAIN, Grid, Setting, check_setting
 
-Setting = Mapping[str, float]
-PLAIN: Setting = {"k1": 0, "k2": 0, "lambda": 1.0, "qe_k": 0, "qe_alpha": 0.0}
 BLOCK = 1 << 20  # similarities handled at once: the Jaccard distance takes some hundred bytes of each
 
 
@@ -44,16 +36,17 @@ class Features:
 
     @classmethod
     def of(cls, query_QD: ArrayLike, gallery_GD: ArrayLike) -> Features:
-        """One kind alone."""
+        """Features of one kind, named `all`: Q x D of the queries, G x D of the gallery."""
         return cls({"all": query_QD}, {"all": gallery_GD})
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Names of what can be weighted."""
+        """Names of the kinds, each of which may have a weight."""
         return tuple(self.query)
 
     def fused(self, setting: Setting) -> tuple[Singles, Singles]:
-        """One feature a row, such that inner products rank as sum of weight x inner product of each kind does."""
+        """One feature a row, Q x D and G x D, such that inner products rank as sum of weight x inner product of each
+        kind does. Raises InputError for kinds that only one side has, and for rows of another length than 1 or 0."""
         if set(self.query) != set(self.gallery):
             raise InputError(f"query and gallery must have the same kinds, got {set(self.query)}, {set(self.gallery)}")
         if len(self.kinds) == 1:
@@ -62,62 +55,13 @@ class Features:
             )
         return self._joined(self.query, setting, "query"), self._joined(self.gallery, setting, "gallery")
 
-    def _joined(self, found: Mapping[str, ArrayLike], setting: Setting, whose: str) -> Singles:
+    def _joined(self, by_kind: Mapping[str, ArrayLike], setting: Setting, whose: str) -> Singles:
         weights = [setting.get(f"weight_{kind}", 1.0) for kind in self.kinds]
         parts = [
-            math.sqrt(w) * _of_length_1(found[kind], f"{whose} {kind}")
+            math.sqrt(w) * _of_length_1(by_kind[kind], f"{whose} {kind}")
             for kind, w in zip(self.kinds, weights, strict=True)
         ]
         return _normalised(np.concatenate(parts, 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """Values to try; every combination is, and the plain ranking is always among them."""
-
-    k1: Sequence[int] = (10, 20)  # the paper's is 20
-    k2: Sequence[int] = (1, 6)  # the paper's is 6; 1 is none
-    lam: Sequence[float] = (0.3, 0.6, 0.8)  # the paper's is 0.3
-    qe: Sequence[tuple[int, float]] = ((3, 0.0), (3, 3.0), (8, 3.0))  # (qe_k, qe_alpha)
-    weights: Sequence[Mapping[str, float]] = ()  # of kinds, by name; see `weightings`
-
-    def settings(self) -> list[dict[str, float]]:
-        """All combinations, plain first: ties go to the earlier."""
-        weights = [{}, *({f"weight_{kind}": float(w) for kind, w in one.items()} for one in self.weights)]
-        found = []
-        for weight, (qe_k, alpha) in itertools.product(weights, [(0, 0.0), *self.qe]):
-            base: dict[str, float] = {**PLAIN, "qe_k": qe_k, "qe_alpha": alpha if qe_k else 0.0, **weight}
-            ranked = itertools.product(self.k1, self.k2, self.lam)
-            found += [base, *({**base, "k1": k1, "k2": k2, "lambda": lam} for k1, k2, lam in ranked if lam < 1)]
-        found = list({tuple(sorted(s.items())): s for s in found}.values())
-        for setting in found:
-            check(setting)
-        return found
-
-
-def weightings(kinds: Sequence[str], steps: int = 4) -> list[dict[str, float]]:
-    """All weights in multiples of 1/steps that sum to 1."""
-    shares = itertools.product(range(steps + 1), repeat=len(kinds))
-    return [{k: n / steps for k, n in zip(kinds, s, strict=True)} for s in shares if sum(s) == steps]
-
-
-def check(setting: Setting, kinds: Sequence[str] | None = None) -> None:
-    """Raises InputError with all that is wrong with a setting."""
-    known = {*PLAIN, *(f"weight_{kind}" for kind in kinds or ())}
-    unknown = sorted(k for k in setting if k not in known and (kinds is not None or not k.startswith("weight_")))
-    problems = [f"a setting has {', '.join(sorted(known))}, got {', '.join(unknown)}"] if unknown else []
-    full = {**PLAIN, **setting}
-    least = {"k1": 0, "k2": 0, "qe_k": 0} if full["lambda"] == 1 else {"k1": 1, "k2": 1, "qe_k": 0}
-    for name, low in least.items():
-        if full[name] != int(full[name]) or full[name] < low:
-            problems.append(f"{name} must be a whole number >= {low}, got {full[name]}")
-    if not 0 <= full["lambda"] <= 1:
-        problems.append(f"lambda must be in 0..1, got {full['lambda']}")
-    if full["qe_alpha"] < 0:
-        problems.append(f"qe_alpha must be >= 0, got {full['qe_alpha']}")
-    problems += [f"{k} must be >= 0, got {v}" for k, v in setting.items() if k.startswith("weight_") and not v >= 0]
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def expand_queries(query_QD: ArrayLike, gallery_GD: ArrayLike, k: int, alpha: float) -> Singles:
@@ -139,7 +83,7 @@ def k_reciprocal(query_QD: ArrayLike, gallery_GD: ArrayLike, k1: int, k2: int, l
     The plain distance is the squared Euclidean one over the farthest of the query's, as in the authors' code.
     """
     setting = {"k1": k1, "k2": k2, "lambda": lam}
-    check(setting)
+    check_setting(setting)
     query, gallery = _of_length_1(query_QD, "query"), _of_length_1(gallery_GD, "gallery")
     if lam < 1:
         return -np.concatenate([block[0] for block in _blocks(query, gallery, [setting])])
@@ -149,11 +93,11 @@ def k_reciprocal(query_QD: ArrayLike, gallery_GD: ArrayLike, k1: int, k2: int, l
 
 
 def similarities(features: Features, setting: Setting) -> Singles:
-    """What a setting makes of features; Q x G, higher is more alike."""
+    """Similarities under a setting, Q x G, higher is more alike."""
     return np.concatenate(list(_of_setting(features, setting)))
 
 
-def ranked(features: Features, truth: Truth, setting: Setting, k: int = 50) -> Ranking:
+def ranked(features: Features, truth: RetrievalTruth, setting: Setting, k: int = 50) -> Ranking:
     """The figures of a split under a setting that was chosen elsewhere; no matrix of Q x G is held."""
     ranker = Ranker(truth, k)
     for similarity_CG in _of_setting(features, setting):
@@ -161,13 +105,15 @@ def ranked(features: Features, truth: Truth, setting: Setting, k: int = 50) -> R
     return ranker.ranking()
 
 
-def choose(features: Features, truth: Truth, grid: Grid | None = None, metric: str = "map") -> dict[str, float]:
+def choose(
+    features: Features, truth: RetrievalTruth, grid: Grid | None = None, metric: str = "map"
+) -> dict[str, float]:
     """The setting of the grid with the best figure on a calibration split; ties go to the earlier, plain is first."""
     settings = (grid or Grid()).settings()
     return settings[int(np.argmax(figures(features, truth, settings, metric)))]
 
 
-def figures(features: Features, truth: Truth, settings: Sequence[Setting], metric: str = "map") -> list[float]:
+def figures(features: Features, truth: RetrievalTruth, settings: Sequence[Setting], metric: str = "map") -> list[float]:
     """One figure of each setting.
 
     Features are fused once for each set of weights, neighbours found once for each expansion of queries, sets made once
@@ -184,10 +130,10 @@ def figures(features: Features, truth: Truth, settings: Sequence[Setting], metri
             for blocks in _blocks(wider_QD, gallery_GD, [settings[i] for i in mine]):
                 for i, similarity_CG in zip(mine, blocks, strict=True):
                     rankers[i].add(similarity_CG)
-    found = [ranker.ranking().figures() for ranker in rankers]
-    if metric not in found[0]:
-        raise InputError(f"metric must be one of {', '.join(found[0])}, got {metric}")
-    return [f[metric] for f in found]
+    by_setting = [ranker.ranking().figures() for ranker in rankers]
+    if metric not in by_setting[0]:
+        raise InputError(f"metric must be one of {', '.join(by_setting[0])}, got {metric}")
+    return [f[metric] for f in by_setting]
 
 
 def _grouped(
@@ -196,14 +142,14 @@ def _grouped(
     """Places of settings with the same weights and the same values of some names."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for place, setting in enumerate(settings):
-        check(setting, kinds)
+        check_setting(setting, kinds)
         weights = tuple((f"weight_{kind}", setting.get(f"weight_{kind}", 1.0)) for kind in kinds)
         groups.setdefault((weights, *({**PLAIN, **setting}[name] for name in names)), []).append(place)
     return groups
 
 
 def _of_setting(features: Features, setting: Setting) -> Iterator[Singles]:
-    check(setting, features.kinds)
+    check_setting(setting, features.kinds)
     full = {**PLAIN, **setting}
     query_QD, gallery_GD = features.fused(setting)
     query_QD = expand_queries(query_QD, gallery_GD, int(full["qe_k"]), full["qe_alpha"])
@@ -246,8 +192,8 @@ def _blend(
 
 def _best(query_QD: Singles, gallery_GD: Singles, k: int) -> tuple[NDArray[np.int64], Singles]:
     """The k best gallery rows of each query and the one after, or all there are, and their similarities."""
-    found = [nearest(block, k + 1) for block in inner_products(on_grid(query_QD), on_grid(gallery_GD))]
-    rows, values = zip(*found, strict=True)
+    blocks = [nearest(block, k + 1) for block in inner_products(on_grid(query_QD), on_grid(gallery_GD))]
+    rows, values = zip(*blocks, strict=True)
     return np.concatenate(rows), np.concatenate(values)
 
 
@@ -267,10 +213,10 @@ def _normalised(feature_ND: Floats | Singles) -> Singles:
 
 
 def _of_length_1(feature_ND: ArrayLike, whose: str) -> Singles:
-    found_ND = np.asarray(feature_ND, np.float32)
-    length_N = np.linalg.norm(found_ND, axis=1)
+    single_ND = np.asarray(feature_ND, np.float32)
+    length_N = np.linalg.norm(single_ND, axis=1)
     wrong = np.flatnonzero(~((np.abs(length_N - 1) < 1e-3) | (length_N == 0)))
     if len(wrong):
         row = int(wrong[0])
         raise InputError(f"{whose} features must have length 1, or 0 for none, got {length_N[row]:.4g} in row {row}")
-    return found_ND
+    return single_ND

@@ -1,6 +1,6 @@
 """From features to figures: ranks galleries under a post-hoc setting, and chooses that setting on a calibration split.
 
-A setting is that of `posthoc.reranking`, and `bonus`: the weight of a second similarity of query and gallery row,
+A setting is that of `posthoc.settings`, and `bonus`: the weight of a second similarity of query and gallery row,
 where a model has one. What is missing does nothing.
 
 Shapes: Q queries, G gallery rows.
@@ -8,28 +8,27 @@ Shapes: Q queries, G gallery rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.retrieval import Ranking, Truth, rank_similarities
+from ..metrics.retrieval import Ranking, RetrievalTruth, rank_similarities
 from ..posthoc import reranking
-from ..posthoc.reranking import Features, Grid
+from ..posthoc.reranking import Features
+from ..posthoc.settings import Grid, Setting
 
 Floats = NDArray[np.float32]
-Setting = Mapping[str, float]
 RETRIEVAL_METRICS = ("rank1", "rank5", "rank10", "map", "map100", "minp")  # percent; all better when larger
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Retrieval:
-    """Queries against a gallery."""
+    """Features of queries and of the gallery they are searched in, whom each shows, and a second similarity."""
 
     features: Features
-    truth: Truth
+    truth: RetrievalTruth
     bonus_QG: Floats | None = None
 
     def ranking(self, setting: Setting) -> Ranking:
@@ -37,9 +36,8 @@ class Retrieval:
         if self.bonus_QG is None or not setting.get("bonus"):
             return reranking.ranked(self.features, self.truth, without_bonus(setting))
         t = self.truth
-        found_QG = similarities(self.features, setting, self.bonus_QG)
         return rank_similarities(
-            found_QG,
+            similarities(self.features, setting, self.bonus_QG),
             t.query_id_Q,
             t.gallery_id_G,
             query_camera_Q=t.query_camera_Q,
@@ -49,34 +47,21 @@ class Retrieval:
 
 def similarities(features: Features, setting: Setting, bonus_QG: Floats | None = None) -> Floats:
     """Q x G similarities under a setting; larger is more alike, re-ranked ones are minus a distance."""
-    found_QG = reranking.similarities(features, without_bonus(setting))
+    similarity_QG = reranking.similarities(features, without_bonus(setting))
     if bonus_QG is not None:
-        found_QG = found_QG + np.float32(setting.get("bonus", 0.0)) * bonus_QG
-    return np.asarray(found_QG, np.float32)
+        similarity_QG = similarity_QG + np.float32(setting.get("bonus", 0.0)) * bonus_QG
+    return np.asarray(similarity_QG, np.float32)
 
 
 def without_bonus(setting: Setting) -> dict[str, float]:
-    """What re-ranking knows of a setting."""
+    """A setting's part that re-ranking reads."""
     return {name: value for name, value in setting.items() if name != "bonus"}
-
-
-def grid_of(
-    k1: Sequence[int],
-    k2: Sequence[int],
-    lam: Sequence[float],
-    expand_k: Sequence[int],
-    expand_alpha: Sequence[float],
-    weights: Sequence[Mapping[str, float]] = (),
-) -> Grid:
-    """A grid from flat lists, as a Config holds them; an empty one switches its part off."""
-    expansions = [(k, a) for k, a in product(expand_k, expand_alpha) if k]
-    return Grid(k1=k1, k2=k2, lam=lam, qe=expansions, weights=weights)
 
 
 def mean_figures(retrievals: Sequence[Retrieval], setting: Setting) -> dict[str, float]:
     """The mean of each figure over several retrievals under one setting, in percent."""
-    found = [retrieval.ranking(setting).figures() for retrieval in retrievals]
-    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+    each = [retrieval.ranking(setting).figures() for retrieval in retrievals]
+    return {name: float(np.mean([figures[name] for figures in each])) for name in each[0]}
 
 
 def choose(

@@ -19,33 +19,25 @@ from torch import Tensor
 
 from ...datasets.frames.cache import WHOLE, Frame, FrameCache
 from ...datasets.storage.store import Store
+from .config import ReidConfig
 
-CACHE_MIB = 256
 _GREY = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """How pictures are varied in training."""
-
-    flip: float = 0.5  # share of rows that are mirrored
-    crop: float = 0.1  # most of each side that is cut off, as a share
-    erase: float = 0.0  # share of rows in which a rectangle is made grey (random erasing, arXiv 1708.04896)
-
-    def draw(self, rows: int, rng: Generator) -> dict[str, pa.Array]:
-        """Columns `flip`, `window` and `erased` for as many rows; the latter two are left, top, width and height in
-        shares of the picture. The same generator gives the same columns."""
-        kept_N2 = 1 - self.crop * rng.random((rows, 2))
-        window_N4 = np.concatenate([rng.random((rows, 2)) * (1 - kept_N2), kept_N2], 1)
-        area_N, ratio_N = rng.uniform(0.02, 0.3, rows), np.exp(rng.uniform(-1, 1, rows))
-        size_N2 = np.minimum(np.stack([np.sqrt(area_N * ratio_N), np.sqrt(area_N / ratio_N)], 1), 1)
-        erased_N4 = np.concatenate([rng.random((rows, 2)) * (1 - size_N2), size_N2], 1)
-        erased_N4 *= (rng.random(rows) < self.erase)[:, None]
-        return {
-            "flip": pa.array(rng.random(rows) < self.flip),
-            "window": _fours(window_N4),
-            "erased": _fours(erased_N4),
-        }
+def draw_augmentation(config: ReidConfig, rows: int, rng: Generator) -> dict[str, pa.Array]:
+    """How each of some training pictures is varied, as columns `flip`, `window` and `erased`; the latter two are left,
+    top, width and height in shares of the picture. The same generator gives the same columns."""
+    kept_N2 = 1 - config.crop * rng.random((rows, 2))
+    window_N4 = np.concatenate([rng.random((rows, 2)) * (1 - kept_N2), kept_N2], 1)
+    area_N, ratio_N = rng.uniform(0.02, 0.3, rows), np.exp(rng.uniform(-1, 1, rows))
+    size_N2 = np.minimum(np.stack([np.sqrt(area_N * ratio_N), np.sqrt(area_N / ratio_N)], 1), 1)
+    erased_N4 = np.concatenate([rng.random((rows, 2)) * (1 - size_N2), size_N2], 1)
+    erased_N4 *= (rng.random(rows) < config.erase)[:, None]
+    return {
+        "flip": pa.array(rng.random(rows) < config.flip),
+        "window": _fours(window_N4),
+        "erased": _fours(erased_N4),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,7 @@ class ImageReader:
     frames: FrameCache
 
     def __call__(self, rows: pa.Table, store: Store) -> NDArray[np.uint8]:
-        """N x H x W x 3 of the column `path`, varied as the columns of `Augmentation.draw` say where there are any;
+        """N x H x W x 3 of the column `path`, varied as the columns of `draw_augmentation` say where there are any;
         an empty path gives black. Raises DataError for a file that is missing or won't decode."""
         image_NHW3 = np.zeros((rows.num_rows, self.height_px, self.width_px, 3), np.uint8)
         varied = "window" in rows.column_names

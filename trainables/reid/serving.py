@@ -1,6 +1,6 @@
-"""A trained model answering: which pictures of a gallery show the person that is asked for?
+"""A trained model as a service: which pictures of a gallery show the person that a query describes?
 
-A row is a query and its gallery. A gallery that is asked many times is encoded once: `gallery`, then `rank`.
+A row is a query and its gallery. A gallery that is searched many times is encoded once: `gallery`, then `rank`.
 
 Shapes: G gallery rows, D width.
 """
@@ -27,10 +27,10 @@ Content = bytes | str
 BATCH = 32
 
 
-class GalleryAnswers(ABC):
-    """What the re-identification models share in serving; each says what a query is and how it is encoded."""
+class GalleryRanker(ABC):
+    """Serving of re-identification models, a `contract.Ranker`; each says what a query is and how it is encoded."""
 
-    columns: tuple[str, ...]  # of a query
+    columns: tuple[str, ...]  # that a query may have
 
     def __init__(self, setting: Mapping[str, float]) -> None:
         self.setting = dict(setting)
@@ -44,26 +44,25 @@ class GalleryAnswers(ABC):
         """A query as arrays of one row, with `feature` 1 x D. Raises InputError when there is nothing to ask for."""
 
     def bonus(self, query: Mapping[str, NDArray[Any]], gallery: Mapping[str, NDArray[Any]]) -> Any:
-        """The second similarity, 1 x G, or None."""
+        """The second similarity of an encoded query and gallery, 1 x G, or None."""
         return None
 
     def gallery(self, images: Sequence[Content]) -> dict[str, NDArray[Any]]:
         """An encoded gallery, of PNG or JPEG files as bytes or base64. Raises InputError for one that won't decode."""
         if not len(images):
             raise InputError("gallery must hold at least one image, got none")
-        found = []
+        encoded = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
-            found.append(self.encode_images([decode(c, f"gallery image {start + i}") for i, c in enumerate(part)]))
-        return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+            encoded.append(self.encode_images([decode(c, f"gallery image {start + i}") for i, c in enumerate(part)]))
+        return {name: np.concatenate([arrays[name] for arrays in encoded]) for name in encoded[0]}
 
     def rank(self, query: Mapping[str, Any], gallery: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """How well each picture of an encoded gallery fits, G; larger is better. With re-ranking minus a distance."""
-        asked = self.encode_query(query)
-        bonus_1G = self.bonus(asked, gallery) if self.setting.get("bonus") else None
-        features = Features.of(asked["feature"], gallery["feature"])
-        found_1G = evaluation.similarities(features, self.setting, bonus_1G)
-        return np.asarray(found_1G[0])
+        encoded = self.encode_query(query)
+        bonus_1G = self.bonus(encoded, gallery) if self.setting.get("bonus") else None
+        features = Features.of(encoded["feature"], gallery["feature"])
+        return np.asarray(evaluation.similarities(features, self.setting, bonus_1G)[0])
 
     def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Each row has a query's columns and `gallery`, a list of image files as bytes or base64.
@@ -73,10 +72,10 @@ class GalleryAnswers(ABC):
         order, score = [], []
         names = [name for name in self.columns if name in rows]
         for index, images in enumerate(rows["gallery"]):
-            found_G = self.rank({name: rows[name][index] for name in names}, self.gallery(list(images)))
-            best = np.argsort(-found_G, kind="stable")
+            score_G = self.rank({name: rows[name][index] for name in names}, self.gallery(list(images)))
+            best = np.argsort(-score_G, kind="stable")
             order.append(best.tolist())
-            score.append(found_G[best].tolist())
+            score.append(score_G[best].tolist())
         return {"order": order, "score": score}
 
 

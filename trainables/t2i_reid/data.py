@@ -1,4 +1,4 @@
-"""What `t2i_reid` looks at: plans of training rows and of the pictures and captions of a split, and how they are read.
+"""The data of `t2i_reid`: plans of training rows and of the pictures and captions of a split, and how they are read.
 
 A training row is a caption with its picture, its part on identity, its part on clothing, and, where it was drawn, a
 caption of another person's clothing. Captions belong to pictures: each is used with its own.
@@ -19,23 +19,35 @@ import pyarrow.compute as pc
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ...datasets.problems import DataError, Problem
+from ...datasets.layouts.cuhk_pedes import PersonText, check, find_annotations
+from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
-from ..reid.images import Augmentation, ImageReader
+from ..reid.images import ImageReader, draw_augmentation
+from .config import Config
 from .texts import AlikeTexts, TextTable
 
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How training rows are drawn."""
+def open_data(store: Store | None) -> PersonText:
+    """The data set at `store`, in the layout of CUHK-PEDES, ICFG-PEDES or RSTPReid. Raises InputError for none,
+    DataError for one with faults."""
+    if store is None:
+        raise InputError("t2i_reid needs data, got none")
+    return PersonText(store)
 
-    batch: int
-    per_identity: int = 0  # rows of a person that come together; 0 shuffles all
-    unmatched: float = 0.5  # share of rows that get a caption of another person's clothing
-    pool: int = 8  # of which the most alike is taken; 1 is a random one
+
+def check_data(store: Store) -> None:
+    """Raises DataError with all that is wrong and can be seen without decoding pictures."""
+    findings = check(store, decode=False)
+    if findings.problems:
+        raise DataError(findings.problems)
+
+
+def gallery(store: Store, split: str) -> pa.Table | None:
+    """`path` and `identity` of a split's pictures; None where there is no such data set."""
+    return PersonText(store).images(split) if find_annotations(store) is not None else None
 
 
 class TrainingSet:
@@ -66,15 +78,14 @@ def _texts(captions: pa.Table, name: str) -> list[str]:
     return [(text or "").strip() for text in captions.column(name).to_pylist()]
 
 
-def training_plan(training: TrainingSet, sampling: Sampling, augmentation: Augmentation, rng: Generator) -> pa.Table:
+def training_plan(training: TrainingSet, config: Config, rng: Generator) -> pa.Table:
     """One epoch: every caption once, and some twice where a batch would else be of one person."""
-    s = sampling
-    groups = _groups(training.label_C, max(1, s.per_identity), rng)
+    groups = _groups(training.label_C, config.group_rows, rng)
     of_person = training.label_C[[group[0] for group in groups]]
-    order = mixed_batches(of_person, s.batch // max(1, s.per_identity), rng)
+    order = mixed_batches(of_person, config.batch // config.group_rows, rng)
     row_N = np.array([row for at in order for row in groups[at]], np.int64)
-    other_N = training.alike.hardest(row_N, training.label_C[row_N], training.label_C, s.pool, rng)
-    other_N[rng.random(len(row_N)) >= s.unmatched] = -1
+    other_N = training.alike.hardest(row_N, training.label_C[row_N], training.label_C, config.hard_pool, rng)
+    other_N[rng.random(len(row_N)) >= config.unmatched] = -1
     return pa.table(
         {
             "path": training.path_C.take(pa.array(row_N)),
@@ -84,7 +95,7 @@ def training_plan(training: TrainingSet, sampling: Sampling, augmentation: Augme
             "clothing_text": training.clothing_C[row_N],
             "other_text": np.where(other_N < 0, -1, training.clothing_C[other_N]),
             "other_label": np.where(other_N < 0, -1, training.label_C[other_N]),
-            **augmentation.draw(len(row_N), rng),
+            **draw_augmentation(config, len(row_N), rng),
         }
     )
 
@@ -93,13 +104,13 @@ def _groups(label_C: Ints, size: int, rng: Generator) -> list[list[int]]:
     """Every row in a group of `size` of one person; a person's last group is filled up with rows drawn again."""
     if size == 1:
         return [[row] for row in range(len(label_C))]
-    found = []
+    groups = []
     for rows in np.split(np.argsort(label_C, kind="stable"), np.cumsum(np.bincount(label_C))[:-1]):
         shuffled = rng.permutation(rows)
         missing = -len(rows) % size
         filled = np.concatenate([shuffled, rng.choice(rows, missing, replace=missing > len(rows))])
-        found += filled.reshape(-1, size).tolist()
-    return found
+        groups += filled.reshape(-1, size).tolist()
+    return groups
 
 
 def mixed_batches(person_N: Sequence[int] | Ints, size: int, rng: Generator) -> list[int]:
@@ -147,5 +158,5 @@ class Reader:
         """`image` of the rows that have one; each other column as it is."""
         pictured = rows.filter(pc.not_equal(rows.column("path"), ""))
         numbers = (n for n in rows.column_names if n not in ("path", "flip", "window", "erased"))
-        found: dict[str, Any] = {name: rows.column(name).to_numpy().copy() for name in numbers}
-        return {"image": self.images(pictured, store), **found}
+        columns: dict[str, Any] = {name: rows.column(name).to_numpy().copy() for name in numbers}
+        return {"image": self.images(pictured, store), **columns}

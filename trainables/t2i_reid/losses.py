@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
@@ -19,6 +18,7 @@ from ..layers.gradient_reversal import ramp, reverse_gradient, strength
 from ..losses.clothing import ADVERSARY_START, cloth_adversary, cloth_matching
 from ..losses.contrastive import info_nce, symmetric_info_nce, who
 from ..losses.decoupling import decoupling
+from .config import Config
 from .model import Pictures, T2iReid
 from .texts import TextTable
 
@@ -27,7 +27,7 @@ LOSSES = ("info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decoup
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of a batch's rows."""
+    """Labels and numbers of texts of a batch's rows."""
 
     label_B: Tensor
     caption_B: Tensor  # numbers of texts
@@ -37,19 +37,19 @@ class Row:
     other_label_B: Tensor
 
 
-class Objective:
-    """Weighted terms of a batch."""
+class TrainingLosses:
+    """The training objective: weighted terms of a batch."""
 
-    def __init__(self, config: Any, model: T2iReid, table: TextTable) -> None:
+    def __init__(self, config: Config, model: T2iReid, table: TextTable) -> None:
         self.config, self.model, self.table = config, model, table
 
     def alpha(self, progress: float) -> float:
-        """Strength of the reversal at a share of the training."""
+        """Strength of the gradient reversal at a share of the training."""
         c = self.config
         return float(c.grl_alpha * strength(c.grl_schedule, ramp(progress, c.epochs, c.grl_until, c.schedule_unit)))
 
     def weight(self, loss: str, progress: float) -> float:
-        """Of a loss at a share of the training."""
+        """The weight of one of LOSSES at a share of the training."""
         c = self.config
         weight = float(getattr(c, loss))
         if loss == "cloth_adv":
@@ -59,12 +59,11 @@ class Objective:
             return 0.0
         return weight
 
-    def terms(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Each loss that has a weight, times it."""
+    def __call__(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """Each of LOSSES that has a weight, times it; scalars."""
         weights = {loss: self.weight(loss, progress) for loss in LOSSES}
-        wanted = {loss: weight for loss, weight in weights.items() if weight > 0}
-        found = _Batch(self, Row(*(batch[n] for n in _COLUMNS)), batch["image"], self.alpha(progress))
-        return {loss: weight * getattr(found, loss)() for loss, weight in wanted.items()}
+        features = _Batch(self, Row(*(batch[n] for n in _COLUMNS)), batch["image"], self.alpha(progress))
+        return {loss: weight * getattr(features, loss)() for loss, weight in weights.items() if weight > 0}
 
 
 _COLUMNS = ("label", "caption", "identity_text", "clothing_text", "other_text", "other_label")
@@ -73,7 +72,7 @@ _COLUMNS = ("label", "caption", "identity_text", "clothing_text", "other_text", 
 class _Batch:
     """Features of a batch, and one method a loss."""
 
-    def __init__(self, objective: Objective, row: Row, image_BHW3: Tensor, alpha: float) -> None:
+    def __init__(self, objective: TrainingLosses, row: Row, image_BHW3: Tensor, alpha: float) -> None:
         self.config, self.model, self.row = objective.config, objective.model, row
         self.pictures: Pictures = self.model.encode_images(image_BHW3, alpha)
         matched_B = row.caption_B if self.config.match_text == "caption" else row.identity_text_B
@@ -88,7 +87,7 @@ class _Batch:
         self.own_BB = torch.eye(len(matched_B), dtype=torch.bool, device=matched_B.device)
 
     def info_nce(self) -> Tensor:
-        """Pictures and texts that say who it is, both ways."""
+        """InfoNCE of pictures and texts that describe a person, both ways."""
         c = self.config
         return symmetric_info_nce(
             self.pictures.image_BD,
@@ -100,18 +99,18 @@ class _Batch:
         )
 
     def cls(self) -> Tensor:
-        """Which person of the training set it is."""
+        """Cross-entropy of the training set's people."""
         return F.cross_entropy(self.model.classifier(self.pictures.id_BW).float(), self.row.label_B)
 
     def bio(self) -> Tensor:
-        """The identity feature through its projector, one way to the text."""
+        """InfoNCE of the projected identity feature with the text on identity, one way."""
         same_text_BB = self.row.identity_text_B[:, None] == self.row.identity_text_B
         positive_BB, ignored_BB = who(self.same_person_BB, self.own_BB, self.config.positives, same_text_BB)
         projected_BD = F.normalize(self.model.bio_projector(self.pictures.id_BW), dim=-1)
         return info_nce(projected_BD, self.identity.text_ED, positive_BB, self.config.temperature, ignored_BB)
 
     def cloth(self) -> Tensor:
-        """The clothing feature through its projector, one way to its description."""
+        """InfoNCE of the projected clothing feature with its description, one way."""
         own_BB = self.own_BB | self._same_clothing_BB()
         projected_BD = F.normalize(self.model.cloth_projector(self.pictures.cloth_BW), dim=-1)
         return info_nce(
@@ -134,7 +133,7 @@ class _Batch:
         return info_nce(projected_BD, self.clothing.text_ED, own_BB, temperature, self.same_person_BB & ~own_BB)
 
     def cloth_match(self) -> Tensor:
-        """Clothing embeddings with their descriptions, matched and unmatched."""
+        """Matching of clothing embeddings with descriptions of their own and of others' clothing."""
         row, rows_B = self.row, torch.arange(len(self.row.label_B), device=self.row.label_B.device)
         image_of_P = torch.cat([rows_B, rows_B[self.unmatched_B]])
         text_P = torch.cat([row.clothing_text_B, row.other_text_B[self.unmatched_B]])
@@ -150,7 +149,7 @@ class _Batch:
         )
 
     def decouple(self) -> Tensor:
-        """How much the two features of a picture say of each other."""
+        """Dependence of the two features of a picture."""
         id_BX, cloth_BX = self.pictures.id_BW, self.pictures.cloth_BW
         if self.config.decouple_on == "projections":
             id_BX, cloth_BX = self.model.decouple_id(id_BX), self.model.decouple_cloth(cloth_BX)

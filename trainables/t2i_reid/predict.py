@@ -1,4 +1,4 @@
-"""Features of a split's pictures and queries, and what fusion makes of their best pairs.
+"""Predictions of `t2i_reid`: features of a split's pictures and queries, and fused similarities of their best pairs.
 
 Shapes: N rows, Q queries, G pictures, S tokens a row, D width, P pairs.
 """
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 PAIRS = 1024  # that are fused at a time
 
 
-class Features:
+class FeaturePredictor:
     """Rows of an evaluation's plan to features; each row for itself."""
 
     def __init__(self, model: T2iReid, table: TextTable) -> None:
@@ -39,33 +39,33 @@ class Features:
             parts[False] = self.of_pictures(torch.as_tensor(np.array(batch["image"]), device=device))
         if is_text_N.any():
             parts[True] = self.of_texts(self.table.ids(number_N[is_text_N], device))
-        found: Arrays = {"is_text": is_text_N}
+        rows: Arrays = {"is_text": is_text_N}
         for name in next(iter(parts.values())):
             first = next(iter(parts.values()))[name]
-            found[name] = np.empty((len(number_N), *first.shape[1:]), first.dtype)
+            rows[name] = np.empty((len(number_N), *first.shape[1:]), first.dtype)
             for kind, part in parts.items():
-                found[name][is_text_N == kind] = part[name]
-        return found
+                rows[name][is_text_N == kind] = part[name]
+        return rows
 
     @torch.no_grad()
     def of_pictures(self, image_NHW3: Tensor) -> Arrays:
-        """Features of pictures of bytes."""
-        found = self.model.encode_images(image_NHW3)
-        cosine_N = F.cosine_similarity(found.id_BW, found.cloth_BW, dim=-1).abs()
+        """Features of N pictures of bytes, as arrays of N rows."""
+        pictures = self.model.encode_images(image_NHW3)
+        cosine_N = F.cosine_similarity(pictures.id_BW, pictures.cloth_BW, dim=-1).abs()
         return {
-            "feature": _array(found.image_BD),
+            "feature": _array(pictures.image_BD),
             "cosine": _array(cosine_N),
-            **self._tokens(found.patch_BLD, None, len(image_NHW3)),
+            **self._tokens(pictures.patch_BLD, None, len(image_NHW3)),
         }
 
     @torch.no_grad()
     def of_texts(self, ids_NT: Tensor) -> Arrays:
-        """Features of texts of token ids."""
-        found = self.model.encode_texts(ids_NT)
+        """Features of N texts of token ids, as arrays of N rows."""
+        texts = self.model.encode_texts(ids_NT)
         return {
-            "feature": _array(found.text_ED),
+            "feature": _array(texts.text_ED),
             "cosine": np.full(len(ids_NT), np.nan, np.float32),
-            **self._tokens(found.word_ETD, found.word_mask_ET, len(ids_NT)),
+            **self._tokens(texts.word_ETD, texts.word_mask_ET, len(ids_NT)),
         }
 
     def _tokens(self, token_NSD: Tensor | None, there_NS: Tensor | None, rows: int) -> Arrays:
@@ -88,30 +88,31 @@ def matches(model: T2iReid, queries: Arrays, pictures: Arrays, most: int) -> Flo
     # of equal ones the first: the choice must not depend on how a sort goes
     best_QM = np.argsort(-similarity_QG, axis=1, kind="stable")[:, :most]
     query_P, picture_P = np.repeat(np.arange(len(best_QM)), most), best_QM.ravel()
-    found_QG = np.zeros(similarity_QG.shape, np.float32)
+    share_QG = np.zeros(similarity_QG.shape, np.float32)
     device = next(model.parameters()).device
     for start in range(0, len(query_P), PAIRS):
         q, g = query_P[start : start + PAIRS], picture_P[start : start + PAIRS]
         logit_P = model.matching(_as_pictures(pictures, g, device), _as_texts(queries, q, device))
-        found_QG[q, g] = _array(logit_P.sigmoid())
-    return found_QG
+        share_QG[q, g] = _array(logit_P.sigmoid())
+    return share_QG
 
 
-def _as_pictures(found: Arrays, rows: NDArray[np.int64], device: torch.device) -> Pictures:
+def _as_pictures(predicted: Arrays, rows: NDArray[np.int64], device: torch.device) -> Pictures:
     """Pictures as far as fusion reads them."""
-    feature_PD, patch_PLD = torch.as_tensor(found["feature"][rows], device=device), None
-    if "token" in found:
-        patch_PLD = torch.as_tensor(found["token"][rows, : int(found["tokens"][0])], device=device).float()
+    feature_PD, patch_PLD = torch.as_tensor(predicted["feature"][rows], device=device), None
+    if "token" in predicted:
+        patch_PLD = torch.as_tensor(predicted["token"][rows, : int(predicted["tokens"][0])], device=device).float()
     return Pictures(feature_PD, feature_PD, feature_PD, feature_PD, patch_PLD)
 
 
-def _as_texts(found: Arrays, rows: NDArray[np.int64], device: torch.device) -> Texts:
-    feature_PD = torch.as_tensor(found["feature"][rows], device=device)
-    if "token" not in found:
+def _as_texts(predicted: Arrays, rows: NDArray[np.int64], device: torch.device) -> Texts:
+    """Texts as far as fusion reads them."""
+    feature_PD = torch.as_tensor(predicted["feature"][rows], device=device)
+    if "token" not in predicted:
         return Texts(feature_PD, None, None)
-    count_P = found["tokens"][rows]
+    count_P = predicted["tokens"][rows]
     longest = int(count_P.max())
-    word_PTD = torch.as_tensor(found["token"][rows, :longest], device=device).float()
+    word_PTD = torch.as_tensor(predicted["token"][rows, :longest], device=device).float()
     there_PT = torch.as_tensor(np.arange(longest) < count_P[:, None], device=device)
     return Texts(feature_PD, word_PTD, there_PT)
 

@@ -1,4 +1,4 @@
-"""A trained `t2i_reid` answering: which pictures show the person that a text describes?"""
+"""A trained `t2i_reid` as a service: which pictures show the person that a text describes?"""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...datasets.frames.cache import Frame
+from ...datasets.frames.cache import Frame, FrameCache
+from ...datasets.layouts.cuhk_pedes import PersonText
 from ...datasets.problems import InputError
+from ..coercion import make_packaged_config
 from ..reid.images import ImageReader
-from ..reid.serving import GalleryAnswers
-from .model import T2iReid
-from .predict import Features, matches
-from .texts import TextTable
+from ..reid.serving import GalleryRanker, encode
+from ..training.package import Package
+from .config import Config
+from .model import T2iReid, build_model
+from .predict import FeaturePredictor, matches
+from .texts import TextTable, make_table
 
 
-class Answers(GalleryAnswers):
+class Ranker(GalleryRanker):
     """A model in eval mode and its post-hoc setting; a query is its `text`."""
 
     columns = ("text",)
 
-    def __init__(
-        self, model: T2iReid, table: TextTable, images: ImageReader, setting: Mapping[str, float], fusion_top: int
-    ) -> None:
+    def __init__(self, model: T2iReid, table: TextTable, config: Config, setting: Mapping[str, float]) -> None:
         super().__init__(setting)
-        self.model, self.table, self.images, self.fusion_top = model.eval(), table, images, fusion_top
-        self._features = Features(self.model, table)
+        self.model, self.table, self.fusion_top = model.eval(), table, config.fusion_top
+        self.images = ImageReader(config.height_px, config.width_px, FrameCache(0))
+        self._features = FeaturePredictor(self.model, table)
 
     def encode_images(self, images: Sequence[Frame]) -> Mapping[str, NDArray[Any]]:
         whole_NHW3 = np.stack([self.images.resized(image) for image in images])
@@ -42,3 +45,18 @@ class Answers(GalleryAnswers):
 
     def bonus(self, query: Mapping[str, NDArray[Any]], gallery: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         return matches(self.model, dict(query), dict(gallery), self.fusion_top)
+
+
+def serve(package: Package) -> Ranker:
+    """A packaged model, ready to rank galleries. Raises InputError when Config and weights don't fit."""
+    config = make_packaged_config(Config, package.config)
+    model = build_model(config, len(package.weights["classifier.weight"]))
+    model.load_state_dict(dict(package.weights))
+    return Ranker(model, make_table(config, package.facts), config, package.setting)
+
+
+def example(data: PersonText, config: Config) -> dict[str, list[Any]]:
+    """A row of real input for `serve(...).predict`: a caption and three pictures, base64 since it must survive JSON."""
+    paths = data.images("test").column("path").to_pylist()[:3]
+    caption = data.captions("test").column("text")[0].as_py()
+    return {"text": [caption], "gallery": [[encode(data.store.read(path)) for path in paths]]}

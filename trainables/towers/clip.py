@@ -6,9 +6,7 @@ Shapes: N images, C channels, H x W pixels, L places, D width of a place; E expr
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import open_clip
@@ -22,118 +20,9 @@ from torch import Tensor, nn
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
 from .restricted import load_tensors
+from .sizes import ClipSizes, clip_sizes
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-VOCABULARY = 49408  # of CLIP's BPE; the largest id ends a text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerSizes:
-    """Sizes of both towers; `layers` of four numbers is a ResNet, of one a ViT, none the small convolutions."""
-
-    embed_dim: int
-    layers: tuple[int, ...]
-    width: int
-    patch: int = 32
-    image_px: int = 224
-    head_width: int = 64
-    text_width: int = 512
-    text_heads: int = 8
-    text_layers: int = 12
-    context: int = 77
-    vocabulary: int = VOCABULARY  # a smaller one folds CLIP's ids into itself
-
-    @property
-    def stride(self) -> int:
-        """Pixels from one place of the map to the next."""
-        return 32 if len(self.layers) == 4 else self.patch
-
-
-SIZES: dict[str, TowerSizes] = {
-    "RN50": TowerSizes(embed_dim=1024, layers=(3, 4, 6, 3), width=64),
-    "ViT-B-32": TowerSizes(embed_dim=512, layers=(12,), width=768),
-    "ViT-B-16": TowerSizes(embed_dim=512, layers=(12,), width=768, patch=16),
-    # For CPUs: 0.2 and 0.4 million trained parameters; a prime vocabulary folds with few collisions.
-    "conv-tiny": TowerSizes(
-        embed_dim=64,
-        layers=(),
-        width=96,
-        patch=16,
-        image_px=64,
-        text_width=64,
-        text_heads=2,
-        text_layers=1,
-        context=20,
-        vocabulary=2039,
-    ),
-    "ViT-tiny": TowerSizes(
-        embed_dim=64,
-        layers=(3,),
-        width=96,
-        patch=16,
-        image_px=64,
-        head_width=32,
-        text_width=64,
-        text_heads=2,
-        text_layers=1,
-        context=20,
-        vocabulary=2039,
-    ),
-    # the same for captions, which are longer than expressions
-    "ViT-tiny-77": TowerSizes(
-        embed_dim=64,
-        layers=(3,),
-        width=96,
-        patch=16,
-        image_px=64,
-        head_width=32,
-        text_width=64,
-        text_heads=2,
-        text_layers=1,
-        vocabulary=2039,
-    ),
-}
-
-
-_CUSTOM = re.compile(r"RN-(\d+)-(\d+)-(\d+)-(\d+)-w(\d+)-e(\d+)-t(\d+)x(\d+)h(\d+)")
-
-
-def sizes_of(name: str) -> TowerSizes:
-    """The sizes of a tower by its name, or by its numbers: `RN-1-1-1-1-w64-e1024-t128x2h2` is a ResNet of four
-    stages of one block, width 64, embedding 1024, and a text tower of width 128, 2 layers and 2 heads.
-
-    Raises InputError with the choices.
-    """
-    if name in SIZES:
-        return SIZES[name]
-    found = _CUSTOM.fullmatch(name)
-    if found is None:
-        raise InputError(
-            f"tower must be one of {', '.join(SIZES)}, or RN-a-b-c-d-wWIDTH-eEMBED-tWIDTHxLAYERShHEADS, got {name!r}"
-        )
-    *layers, width, embed, text_width, text_layers, text_heads = map(int, found.groups())
-    return TowerSizes(
-        embed_dim=embed,
-        layers=tuple(layers),
-        width=width,
-        text_width=text_width,
-        text_layers=text_layers,
-        text_heads=text_heads,
-    )
-
-
-def name_of(sizes: TowerSizes) -> str:
-    """The name that gives these sizes. Raises InputError for a text tower of another context or vocabulary."""
-    for name, known in SIZES.items():
-        if known == sizes:
-            return name
-    s = sizes
-    name = f"RN-{'-'.join(map(str, s.layers))}-w{s.width}-e{s.embed_dim}-t{s.text_width}x{s.text_layers}h{s.text_heads}"
-    if sizes_of(name) != sizes:
-        raise InputError(
-            f"towers must have a context of 77 and a vocabulary of {VOCABULARY}, got {s.context} and {s.vocabulary}"
-        )
-    return name
 
 
 class ConvTower(nn.Module):
@@ -156,7 +45,7 @@ class ConvTower(nn.Module):
 class ClipTowers(nn.Module):
     """Both towers; entries of the state dict are named as OpenAI names them."""
 
-    def __init__(self, sizes: TowerSizes, *, quick_gelu: bool = True) -> None:
+    def __init__(self, sizes: ClipSizes, *, quick_gelu: bool = True) -> None:
         super().__init__()
         self.sizes = sizes
         whole = CLIP(sizes.embed_dim, _vision(sizes), _text(sizes), quick_gelu=quick_gelu)
@@ -172,7 +61,7 @@ class ClipTowers(nn.Module):
     @property
     def is_vit(self) -> bool:
         """Whether the visual tower is a transformer."""
-        return len(self.sizes.layers) == 1
+        return self.sizes.is_vit
 
     @property
     def visual_dim(self) -> int:
@@ -215,7 +104,7 @@ class ClipTowers(nn.Module):
         return state_ETD[:, :n_states] @ self.text_projection, end_ED @ self.text_projection
 
 
-def _vision(sizes: TowerSizes) -> CLIPVisionCfg:
+def _vision(sizes: ClipSizes) -> CLIPVisionCfg:
     layers: Any = sizes.layers if len(sizes.layers) == 4 else (sizes.layers or (1,))[0]
     return (
         CLIPVisionCfg(
@@ -230,7 +119,7 @@ def _vision(sizes: TowerSizes) -> CLIPVisionCfg:
     )
 
 
-def _text(sizes: TowerSizes) -> CLIPTextCfg:
+def _text(sizes: ClipSizes) -> CLIPTextCfg:
     return CLIPTextCfg(
         context_length=sizes.context,
         vocab_size=sizes.vocabulary,
@@ -271,7 +160,7 @@ def build(name: str, weights: str | None = None) -> ClipTowers:
     included; it is read without executing anything in it. Raises InputError for an unknown name, weights
     that can't be read, or weights that don't fit.
     """
-    towers = ClipTowers(sizes_of(name))
+    towers = ClipTowers(clip_sizes(name))
     if weights is not None:
         state = _hub_weights(name, weights) if _is_tag(weights) else read_weights(weights)
         load_clip_state(towers, state, weights)
@@ -328,13 +217,18 @@ def load_clip_state(towers: ClipTowers, state: dict[str, Tensor], where: str) ->
         raise InputError(f"weights at {where} don't fit: missing {missing[:5]}, unknown {result.unexpected_keys[:5]}")
 
 
-def sizes_from_state(state: dict[str, Tensor], text_heads: int | None = None) -> TowerSizes:
-    """The sizes of a ResNet CLIP from the shapes of its state dict (heads: width / 64 unless given)."""
+def sizes_from_state(state: dict[str, Tensor], text_heads: int | None = None) -> ClipSizes:
+    """The sizes of a ResNet CLIP from the shapes of its state dict (heads: width / 64 unless given).
+
+    Raises InputError for a number of heads that does not divide the text tower's width.
+    """
     stages = [1 + max(int(k.split(".")[2]) for k in state if k.startswith(f"visual.layer{i}.")) for i in (1, 2, 3, 4)]
     vocabulary, text_width = state["token_embedding.weight"].shape
+    if text_heads is not None and (text_heads < 1 or text_width % text_heads):
+        raise InputError(f"text_heads must divide {text_width}, the width of the text tower, got {text_heads}")
     context = state["positional_embedding"].shape[0]
     text_layers = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.resblocks."))
-    return TowerSizes(
+    return ClipSizes(
         embed_dim=state["text_projection"].shape[1],
         layers=tuple(stages),
         width=state["visual.layer1.0.conv1.weight"].shape[0],

@@ -56,8 +56,8 @@ def load(make: Callable[..., M], uri: str, **options: Any) -> M:
         logging.set_verbosity(before)
 
 
-def check_sizes(uri: str, found: Any, wanted: dict[str, int]) -> None:
+def check_sizes(uri: str, config: Any, wanted: dict[str, int]) -> None:
     """Raises InputError when a model's configuration has other sizes than those wanted."""
-    other = {name: getattr(found, name, None) for name in wanted}
-    if other != wanted:
-        raise InputError(f"weights at {uri} have other sizes: must be {wanted}, got {other}")
+    sizes = {name: getattr(config, name, None) for name in wanted}
+    if sizes != wanted:
+        raise InputError(f"weights at {uri} have other sizes: must be {wanted}, got {sizes}")

@@ -7,7 +7,6 @@ Shapes: E texts, T tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -18,35 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from ...datasets.problems import InputError
 from .hugging_face import check_sizes, load
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextSizes:
-    """Sizes of a text tower."""
-
-    width: int
-    layers: int
-    heads: int
-    vocabulary: int = 30522
-    context: int = 512
-    dropout: float = 0.1
-    mean: bool = False  # the whole is the mean of the tokens; else the state of the first
-
-
-SIZES: dict[str, TextSizes] = {
-    "bert-base": TextSizes(width=768, layers=12, heads=12),
-    # 0.3 million parameters; folded by a prime, with few collisions. Without pretraining a mean learns sooner.
-    "bert-tiny": TextSizes(width=96, layers=1, heads=3, vocabulary=2040, context=128, dropout=0.0, mean=True),
-}
-
-
-def sizes_of(name: str) -> TextSizes:
-    """The sizes of a text tower. Raises InputError with the choices."""
-    if name not in SIZES:
-        raise InputError(f"text_tower must be one of {', '.join(SIZES)}, got {name!r}")
-    return SIZES[name]
+from .sizes import TextSizes
 
 
 class Words(Protocol):
@@ -72,8 +44,8 @@ class FoldedWords:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         pairs = _byte_pairs()
-        found = ([pairs.sot_token_id, *pairs.encode(text), pairs.eot_token_id] for text in texts)
-        return [[1 + i % (self.vocabulary - 1) for i in ids] for ids in found]
+        ids_of = ([pairs.sot_token_id, *pairs.encode(text), pairs.eot_token_id] for text in texts)
+        return [[1 + i % (self.vocabulary - 1) for i in ids] for ids in ids_of]
 
     def as_text(self) -> None:
         return None
@@ -89,7 +61,7 @@ class WordPieces:
 
     @classmethod
     def load(cls, uri: str) -> WordPieces:
-        """From where the weights are. Raises InputError."""
+        """The tokenizer that lies with weights. Raises InputError when there is none."""
         return cls(load(AutoTokenizer.from_pretrained, uri, use_fast=True).backend_tokenizer.to_str())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -108,13 +80,13 @@ def words_of(sizes: TextSizes, weights: str | None, content: str | None = None) 
 
 def cut(ids: Sequence[Sequence[int]], most: int) -> tuple[NDArray[np.int32], int]:
     """(E x `most` ids, 0 after the end; how many texts were longer). Longer ones lose what is before their end mark."""
-    found_ET = np.zeros((len(ids), most), np.int32)
+    ids_ET = np.zeros((len(ids), most), np.int32)
     too_long = 0
     for row, one in enumerate(ids):
         too_long += len(one) > most
         kept = list(one) if len(one) <= most else [*one[: most - 1], one[-1]]
-        found_ET[row, : len(kept)] = kept
-    return found_ET, too_long
+        ids_ET[row, : len(kept)] = kept
+    return ids_ET, too_long
 
 
 class TextTower(nn.Module):

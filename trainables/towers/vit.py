@@ -5,7 +5,6 @@ Shapes: N images, H x W pixels, L places, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,33 +15,9 @@ from transformers import ViTConfig, ViTModel
 from ...datasets.problems import InputError
 from .clip import ConvTower
 from .hugging_face import check_sizes, load
+from .sizes import ImageSizes
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSizes:
-    """Sizes of an image tower; one without layers is four strided convolutions."""
-
-    width: int
-    layers: int
-    heads: int = 1
-    patch: int = 16
-
-
-SIZES: dict[str, ImageSizes] = {
-    "vit-base": ImageSizes(width=768, layers=12, heads=12),
-    # for CPUs: 0.4 million parameters each
-    "vit-tiny": ImageSizes(width=96, layers=3, heads=3, patch=8),
-    "conv-tiny": ImageSizes(width=96, layers=0),
-}
-
-
-def sizes_of(name: str) -> ImageSizes:
-    """The sizes of an image tower. Raises InputError with the choices."""
-    if name not in SIZES:
-        raise InputError(f"tower must be one of {', '.join(SIZES)}, got {name!r}")
-    return SIZES[name]
 
 
 class ImageTower(nn.Module):
@@ -64,7 +39,7 @@ class ImageTower(nn.Module):
             self.body = _pretrained(sizes, height_px, width_px, weights)
 
     def forward(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """(whole N x D, places N x L x D)."""
+        """(features of whole images N x D, of their places N x L x D)."""
         if not self.sizes.layers:
             place_NLD = self.body(image_NCHW).flatten(2).transpose(1, 2)
             return self.whole(place_NLD.flatten(1)), place_NLD
@@ -85,13 +60,13 @@ def _config(sizes: ImageSizes, height_px: int, width_px: int) -> ViTConfig:
 
 def _pretrained(sizes: ImageSizes, height_px: int, width_px: int, weights: str) -> ViTModel:
     """A pretrained ViT whose positions are interpolated to another grid of patches (bicubic)."""
-    found = load(ViTModel.from_pretrained, weights, add_pooling_layer=False, use_safetensors=True)
+    pretrained = load(ViTModel.from_pretrained, weights, add_pooling_layer=False, use_safetensors=True)
     wanted = {"hidden_size": sizes.width, "num_hidden_layers": sizes.layers, "patch_size": sizes.patch}
-    check_sizes(weights, found.config, {**wanted, "num_attention_heads": sizes.heads})
+    check_sizes(weights, pretrained.config, {**wanted, "num_attention_heads": sizes.heads})
     model = ViTModel(_config(sizes, height_px, width_px), add_pooling_layer=False)
-    state = found.state_dict()
+    state = pretrained.state_dict()
     position = "embeddings.position_embeddings"
-    old = found.embeddings.image_size
+    old = pretrained.embeddings.image_size
     state[position] = _resampled(
         state[position],
         (old[0] // sizes.patch, old[1] // sizes.patch),

@@ -32,35 +32,27 @@ OPTIMUM = {"x": 1.0, "y": -2.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(LoopConfig):
-    """Where to stand, what it costs, and what goes wrong."""
+    """The point to stand on, what an epoch costs, and what goes wrong in it."""
 
     epochs: int = 6
     lr: float = 0.1
     batch: int = 4
-    x: float = bounded(0.0, -5, 5)  # searched, -5..5
-    y: float = bounded(0.0, -5, 5)  # searched, -5..5
-    seconds_per_epoch: float = 0.0
-    noise: float = 0.0
-    fail_at_epoch: int | None = None  # raises in this epoch, from 1
+    x: float = bounded(0.0, -5, 5)
+    y: float = bounded(0.0, -5, 5)
+    seconds_per_epoch: float = bounded(0.0, 0, 86_400)
+    noise: float = bounded(0.0, 0, 1000)  # standard deviation of what is added to the measured loss
+    fail_at_epoch: int | None = None  # from 1: what `fail_with` says happens in this epoch
     fail_with: Literal["error", "oom", "hang", "kill", "disk", "setup"] = "error"
     fail_once: str | None = None  # a file: made at the failure, which its presence prevents
     nan_at_epoch: int | None = None  # the loss is not a number in this epoch
 
-    def problems(self) -> list[str]:
-        """All that is wrong with the values."""
-        found = LoopConfig.problems(self)
-        for name in ("seconds_per_epoch", "noise"):
-            if getattr(self, name) < 0:
-                found.append(f"{name} must be >= 0, got {getattr(self, name)}")
-        return found
-
 
 def open_data(_: Store | None) -> None:
-    """There is none."""
+    """None: the toy needs no data."""
 
 
 def check_data(_: Store) -> None:
-    """Any will do."""
+    """Accepts any store: nothing of it is read."""
 
 
 class Line:
@@ -75,27 +67,26 @@ class Line:
 
 
 def serve(package: Package) -> Line:
-    """The packaged line."""
+    """The line of a packaged weight."""
     return Line(float(package.weights["weight"][0, 0]))
 
 
 def example(_: None, __: Config) -> dict[str, list[Any]]:
-    """One x."""
+    """One row: an `x`."""
     return {"x": [1.0]}
 
 
 class Task:
-    """The parabola."""
+    """The parabola under one Config."""
 
     eval_splits = ("validation",)
     loss_is_sum = False
-    parts_may_rest = False
+    has_unused_parameters = False
 
     def __init__(self, config: Config, _: None = None) -> None:
         self.config = config
         self.model = nn.Linear(1, 1, bias=False)
         self.read = read
-        self._epoch = 0
         if config.fail_with == "setup" and config.fail_at_epoch is not None:
             _fail(config, config.fail_at_epoch)
 
@@ -109,20 +100,20 @@ class Task:
         """Rows of a plan in one batch."""
         return self.config.batch
 
-    def stretches(self, split: str) -> list[int]:
-        """Rows know nothing of each other."""
+    def eval_shards(self, split: str) -> list[int]:
+        """The one row."""
         return [1]
 
     def compiled(self) -> list[nn.Module]:
-        """Nothing worth it."""
+        """None: the model is one weight."""
         return []
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """All of it."""
+        """The weight, with the Config's learning rate."""
         return [{"params": list(self.model.parameters())}]
 
     def losses(self, batch: Mapping[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """The parabola at the weight, with noise in its slope."""
+        """`parabola`: its height at the weight, with noise in its slope."""
         epoch = int(batch["epoch"][0])
         if self.config.fail_with != "setup":
             _fail(self.config, epoch)
@@ -134,27 +125,28 @@ class Task:
         return {"parabola": loss}
 
     def facts(self) -> dict[str, Any]:
-        """Nothing."""
+        """None: the weight is all there is."""
         return {}
 
-    def recall(self, _: Mapping[str, Any]) -> None:
-        """Nothing."""
+    def restore_facts(self, _: Mapping[str, Any]) -> None:
+        """Takes nothing: there are no facts."""
 
     def predictor(self) -> Predictor:
         """Passes the rows on."""
         return lambda batch: {"epoch": batch["epoch"], "noise": batch["noise"]}
 
-    def examine(self, split: str, found: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
+    def score_with(self, split: str, predictions: Arrays, setting: Mapping[str, float]) -> dict[str, float]:
         """The same figures as `evaluate`."""
-        return dict(self.evaluate({split: found}, setting).metrics)
+        return dict(self.evaluate({split: predictions}, setting).metrics)
 
     def evaluate(self, predictions: Mapping[str, Arrays], setting: Mapping[str, float] | None = None) -> Scores:
         """`loss`, and `height`: minus its distance to the optimum, for sweeps with several objectives."""
         c = self.config
-        found = list(predictions.values())[-1]
-        epoch, noise = int(found["epoch"][0]), float(found["noise"][0])
+        row = list(predictions.values())[-1]
+        epoch, noise = int(row["epoch"][0]), float(row["noise"][0])
         distance = (c.x - OPTIMUM["x"]) ** 2 + (c.y - OPTIMUM["y"]) ** 2
-        return Scores({"loss": distance + 4 / 2**epoch + c.noise * noise, "height": -abs(c.x) - abs(c.y)})
+        metrics = {"loss": distance + 4 / 2**epoch + c.noise * noise, "height": -abs(c.x) - abs(c.y)}
+        return Scores(metrics, dict(setting or {}))
 
 
 def read(rows: pa.Table, _: Store) -> Arrays:
@@ -163,14 +155,14 @@ def read(rows: pa.Table, _: Store) -> Arrays:
 
 
 def _fail(config: Config, epoch: int) -> None:
-    """What `fail_with` says, in the epoch it says."""
+    """Fails as `fail_with` says, in the epoch it says."""
     if epoch != config.fail_at_epoch:
         return
     if config.fail_once is not None:
-        mark = Path(config.fail_once)
-        if mark.exists():
+        failed_before = Path(config.fail_once)
+        if failed_before.exists():
             return
-        mark.touch()
+        failed_before.touch()
     if config.fail_with == "oom":
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
     if config.fail_with == "disk":

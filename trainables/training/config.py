@@ -22,6 +22,17 @@ def bounded(default: Any, low: float, high: float) -> Any:
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
 
+def fetched(default: str | None) -> Any:
+    """A field of a Config that says where a new model's weights come from; null is nowhere. A package, which holds the
+    weights itself, is built with null."""
+    return dataclasses.field(default=default, metadata={"fetched": True})
+
+
+def fetched_fields(config: type[Any]) -> list[str]:
+    """Names of the fields of a Config that say where weights come from."""
+    return [field.name for field in dataclasses.fields(config) if "fetched" in field.metadata]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
     """Fields of every trainable's Config; each sets its own defaults.

@@ -39,7 +39,7 @@ class Evaluation:
         rows = self._task.batch_rows(split)
         if self._team.size == 1:
             return [(0, cut(plan, rows, epoch, split))]
-        sizes = self._task.stretches(split)
+        sizes = self._task.eval_shards(split)
         assert sum(sizes) == plan.num_rows, f"shards of {split} have {sum(sizes)} rows, its plan {plan.num_rows}"
         starts = list(accumulate(sizes, initial=0))
         mine = shares(sizes, self._team)

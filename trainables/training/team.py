@@ -106,7 +106,7 @@ class ProcessTeam(Team):
             nn.SyncBatchNorm.convert_sync_batchnorm(task.model)  # type: ignore[no-untyped-call]
         ids = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            Losses(task), device_ids=ids, find_unused_parameters=task.parts_may_rest
+            Losses(task), device_ids=ids, find_unused_parameters=task.has_unused_parameters
         )
 
     def no_sync(self, wrapped: nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -22,7 +22,8 @@ from refsweep.datasets.problems import DataError, InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.query import open_gallery
 from refsweep.orchestration.train import train_once
-from refsweep.tests.trainables import mm_people, people
+from refsweep.tests.trainables.mm_reid import case as mm_people
+from refsweep.tests.trainables.t2i_reid import case as people
 from refsweep.trainables import discovery as trainables
 from refsweep.trainables.training.package import Package
 

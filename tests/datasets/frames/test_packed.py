@@ -27,7 +27,8 @@ from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import cut, stream
 from refsweep.orchestration.train import train_once
 from refsweep.tests.help import frame_paths, tree
-from refsweep.trainables.ikun.data import Reader, Sampling, TrainingSet, training_plan
+from refsweep.trainables.ikun.config import Config
+from refsweep.trainables.ikun.data import Reader, TrainingSet, training_plan
 
 SMALL = Packing(shard_mb=0.7, group_mb=0.1)  # many shards and groups of a few frames
 
@@ -90,7 +91,7 @@ def test_an_index_of_many_row_groups_finds_every_frame(
 def batches(data: ReferKitti) -> Iterator[dict[str, Any]]:
     """What training reads in an epoch."""
     tracks = TrainingSet(data, data.videos("train"), 8).tracks
-    plan = training_plan(tracks, Sampling(), np.random.default_rng(0))
+    plan = training_plan(tracks, Config(), np.random.default_rng(0))
     for start in range(0, plan.num_rows, 4):
         yield Reader(48, 64, data.frames)(plan.slice(start, 4), data.store)
 
@@ -261,7 +262,7 @@ def test_a_stream_from_object_storage_gives_the_rows_of_the_folder(
         remote.write(path, content)
     data = ReferKitti(Store(str(made)))
     tracks = TrainingSet(data, data.videos("train"), 8).tracks
-    parts = cut(training_plan(tracks, Sampling(), np.random.default_rng(0)), 4, 0, "train")[:6]
+    parts = cut(training_plan(tracks, Config(), np.random.default_rng(0)), 4, 0, "train")[:6]
     got = list(stream(parts, Reader(32, 48, FrameCache(8)), remote, executor=executor, workers=2))
     assert [place for place, _ in got] == [part.place for part in parts]
     for part, (_, arrays) in zip(parts, got, strict=True):

@@ -20,7 +20,8 @@ from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.registry.packaging import model_files
 from refsweep.orchestration.registry.requirements import PYFUNC, ServingProcess, closure, requirements_of
 from refsweep.orchestration.spec.errors import WorkFailedError
-from refsweep.tests.trainables import mm_people, people
+from refsweep.tests.trainables.mm_reid import case as mm_people
+from refsweep.tests.trainables.t2i_reid import case as people
 from refsweep.trainables import coercion, discovery
 from refsweep.trainables.training.package import Package
 
@@ -52,7 +53,7 @@ def saved(request: pytest.FixtureRequest, made: Path, tmp_path_factory: pytest.T
         place = folder / "data"
         write(place)
     module = discovery.load(family)
-    config = coercion.make_config(module, settings)
+    config = coercion.make_config(module.Config, settings)
     data = module.open_data(None if family == "toy" else Store(str(place)))
     torch.manual_seed(0)
     task = module.Task(config, data)

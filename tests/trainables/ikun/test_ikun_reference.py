@@ -14,10 +14,11 @@ from types import ModuleType
 import pytest
 import torch
 from refsweep.datasets.problems import InputError
-from refsweep.trainables.ikun.model import Ikun
-from refsweep.trainables.ikun.reference import from_reference, guess_mode
-from refsweep.trainables.towers.clip import ClipTowers, TowerSizes
+from refsweep.trainables.ikun import Config, Ikun, from_reference, import_checkpoint
+from refsweep.trainables.ikun.reference import guess_mode
+from refsweep.trainables.towers.clip import ClipTowers
 from refsweep.trainables.towers.restricted import load_tensors
+from refsweep.trainables.towers.sizes import ClipSizes
 
 CASES = ["None", "cascade attention", "cross correlation", "text-first modulation", "text-first modulation, strong"]
 
@@ -48,7 +49,8 @@ def test_golden_values_of_the_published_model(name: str, shared: Path, weights: 
     torch.testing.assert_close(logit, torch.tensor(case["logits"]), atol=1e-5, rtol=0)
     torch.testing.assert_close(visual[:, :8], torch.tensor(case["vis_feat_head"]), atol=1e-5, rtol=0)
     torch.testing.assert_close(textual[:, :8], torch.tensor(case["text_feat_head"]), atol=1e-5, rtol=0)
-    assert guess_or_none(state) == (model.kum_mode if model.kum_mode in (None, "cascade") else "ambiguous")
+    mode = model.config.kum_mode
+    assert guess_or_none(state) == (mode if mode in (None, "cascade") else "ambiguous")
 
 
 def guess_or_none(state: dict[str, torch.Tensor]) -> str | None:
@@ -62,7 +64,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     return load_tensors(io.BytesIO(path.read_bytes()), path.name)
 
 
-SIZES = TowerSizes(
+SIZES = ClipSizes(
     embed_dim=32, layers=(1, 1, 1, 1), width=4, text_width=64, text_heads=1, text_layers=1, vocabulary=49408
 )
 
@@ -70,7 +72,7 @@ SIZES = TowerSizes(
 def published_state() -> dict[str, torch.Tensor]:
     """A small model's weights under the published names."""
     torch.manual_seed(0)
-    model = Ikun(ClipTowers(SIZES), kum_mode="cascade", crop_px=64, frame_px=96, feature_dim=32)
+    model = Ikun(ClipTowers(SIZES), Config(kum_mode="cascade", crop_px=64, frame_px=96, feature_dim=32))
     back = {"fusion.": "fusion_local_global.", "kum.attention.": "fusion_visual_textual.", "kum.fc.": "fusion_fc."}
     state = OrderedDict()
     for key, value in model.state_dict().items():
@@ -139,20 +141,20 @@ def test_tensors_of_every_kind_come_through(tmp_path: Path):
         "parameter": torch.nn.Parameter(torch.ones(2)),
     }
     torch.save(made, tmp_path / "x.pt")
-    found = load(tmp_path / "x.pt")
-    assert set(found) == set(made)
+    tensors = load(tmp_path / "x.pt")
+    assert set(tensors) == set(made)
     for key, value in made.items():
-        assert found[key].dtype == value.dtype
-        torch.testing.assert_close(found[key], value.detach())
+        assert tensors[key].dtype == value.dtype
+        torch.testing.assert_close(tensors[key], value.detach())
 
 
 def test_a_torchscript_archive_is_read_without_running_it(tmp_path: Path):
     """OpenAI publishes its CLIP weights so."""
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     torch.jit.script(module).save(str(tmp_path / "m.pt"))
-    found = load(tmp_path / "m.pt")
+    tensors = load(tmp_path / "m.pt")
     for key, value in module.state_dict().items():
-        torch.testing.assert_close(found[key], value)
+        torch.testing.assert_close(tensors[key], value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04torn"])
@@ -178,3 +180,21 @@ def test_a_state_dict_of_another_model_is_refused_by_name():
         from_reference(state, "cross correlation")
     with pytest.raises(InputError, match="kum_mode must be one of"):
         from_reference(state, "cascading")
+
+
+def test_a_published_checkpoint_becomes_a_package_of_its_own_sizes(tmp_path: Path):
+    path = str(tmp_path / "ikun.pth")
+    torch.save({"model": published_state()}, path)
+    package = import_checkpoint(path, {"text_heads": 1})
+    config = package.config
+    assert (config["kum_mode"], config["crop_px"], config["frame_px"], config["feature_dim"]) == ("cascade", 64, 96, 32)
+    assert config["tower"] == "RN-1-1-1-1-w4-e32-t64x1h1"
+    assert import_checkpoint(path, {"kum_mode": "cascade attention", "text_heads": 1}).config == config
+    for fields, message in (
+        ({"text_heads": 3}, "text_heads must divide 64, the width of the text tower, got 3"),
+        ({"text_heads": "two"}, "text_heads must be a whole number or null, got 'two'"),
+        ({"mode": "cascade"}, "mode is no field of ikun's ImportOptions: kum_mode, text_heads"),
+        ({"kum_mode": "cascading"}, "kum_mode must be one of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            import_checkpoint(path, fields)

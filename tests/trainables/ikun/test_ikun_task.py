@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from refsweep.datasets.layouts.refer_kitti import ReferKitti
 from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays, cut
 from refsweep.trainables.ikun import task as ikun
+from refsweep.trainables.ikun.baselines import gap_closed
 from refsweep.trainables.ikun.data import Reader, scoring_plan
-from refsweep.trainables.ikun.evaluate import VideoTruth, window_labels
-from refsweep.trainables.ikun.predict import channels_first
+from refsweep.trainables.ikun.model import channels_first
+from refsweep.trainables.ikun.truth import VideoTruth, window_labels
 from refsweep.trainables.ikun.windows import windows_of
 from refsweep.trainables.metrics.tracking import Boxes
 from torch import Tensor
 
 Floats = NDArray[np.float32]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(**changed: object) -> ikun.Config:
@@ -44,15 +46,6 @@ def make_task(folder: Path, **changed: object) -> ikun.Task:
         parameter.data += 0.1 * torch.randn_like(parameter)
     task.model.eval()
     return task
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that share tensors this small only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def videos_of(task: ikun.Task, split: str) -> list[VideoTruth]:
@@ -81,9 +74,9 @@ def test_a_scoring_plan_of_nothing_has_no_rows():
 
 def test_scoring_rows_are_read_with_all_their_crops(task: ikun.Task):
     plan, store = task.plan("calibration", 0, 0).slice(2, 3), task.data.store
-    found = Reader(32, 48, FrameCache(16))(plan, store)
+    arrays = Reader(32, 48, FrameCache(16))(plan, store)
     boxes = [(n, row, box) for n, row in enumerate(plan.to_pylist()) for box in np.array(row["box"]).reshape(-1, 4)]
-    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in found.items() if name != "video"}
+    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in arrays.items() if name != "video"}
     assert shapes == {
         "frame": ((3, 48, 48, 3), np.uint8),
         "crop": ((len(boxes), 32, 32, 3), np.uint8),
@@ -92,14 +85,14 @@ def test_scoring_rows_are_read_with_all_their_crops(task: ikun.Task):
         "row": ((len(boxes),), np.int64),
         "number": ((3,), np.int64),
     }
-    assert found["video"].tolist() == plan.column("video").to_pylist()
-    assert found["number"].tolist() == plan.column("frame").to_pylist()
-    assert found["row"].tolist() == [r for rows in plan.column("row").to_pylist() for r in rows]
-    for crop, frame_of, (number, row, box) in zip(found["crop"], found["frame_of"], boxes, strict=True):
+    assert arrays["video"].tolist() == plan.column("video").to_pylist()
+    assert arrays["number"].tolist() == plan.column("frame").to_pylist()
+    assert arrays["row"].tolist() == [r for rows in plan.column("row").to_pylist() for r in rows]
+    for crop, frame_of, (number, row, box) in zip(arrays["crop"], arrays["frame_of"], boxes, strict=True):
         image = FrameCache(0).get(store, task.data.frame_path(row["video"], row["frame"]))
         assert frame_of == number
         np.testing.assert_array_equal(crop, square(image, box, 32))
-        np.testing.assert_array_equal(found["frame"][number], square(image, (0, 0, *image.shape[1::-1]), 48))
+        np.testing.assert_array_equal(arrays["frame"][number], square(image, (0, 0, *image.shape[1::-1]), 48))
 
 
 @pytest.mark.parametrize("split", ["train", "calibration"])
@@ -157,9 +150,9 @@ def test_predictions_are_the_scores_of_single_pairs_however_the_plan_is_cut(
     spanning = 0
     for size in (1, 5, 16, plan.num_rows):
         predict, parts = task.predictor(), cut(plan, size, 0, "calibration")
-        found = [predict(task.read(part.rows, store)) for part in parts]
+        batches = [predict(task.read(part.rows, store)) for part in parts]
         spanning += any(len(set(part.rows.column("video").to_pylist())) == 2 for part in parts)
-        np.testing.assert_allclose(np.concatenate([f["score"] for f in found]), slow, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate([f["score"] for f in batches]), slow, atol=1e-5)
     assert spanning >= 2
 
 
@@ -169,28 +162,13 @@ def random_predictions(task: ikun.Task, seed: int) -> dict[str, Arrays]:
     return {split: {"score": rng.uniform(-1, 1, size).astype(np.float32)} for split, size in sizes.items()}
 
 
-def test_the_setting_is_chosen_on_calibration_only(task: ikun.Task):
-    first, second = random_predictions(task, 0), random_predictions(task, 1)
-    plain = task.evaluate(first)
-    other_validation = task.evaluate({"calibration": first["calibration"], "validation": second["validation"]})
-    assert other_validation.setting == plain.setting
-    assert other_validation.metrics != plain.metrics
-    other_calibration = task.evaluate({"calibration": second["calibration"], "validation": first["validation"]})
-    assert other_calibration.setting != plain.setting
-
-
-def test_a_given_setting_is_used_unchanged(task: ikun.Task):
+def test_a_threshold_keeps_everything_or_nothing(task: ikun.Task):
     predictions = random_predictions(task, 0)
-    chosen = task.evaluate(predictions)
-    for setting in (chosen.setting, {"a": 3.0, "tau": 30.0, "threshold": 0.4}):
-        again = task.evaluate({"validation": predictions["validation"]}, setting)
-        assert again.setting == setting
-        assert (again.metrics == chosen.metrics) == (setting == chosen.setting)
     everything = task.evaluate(predictions, {"a": 0.0, "tau": 10.0, "threshold": -1.0})
     nothing = task.evaluate(predictions, {"a": 0.0, "tau": 10.0, "threshold": 1.0})
     assert everything.metrics["recall"] == 100
     assert nothing.metrics["recall"] == nothing.metrics["hota"] == 0
-    assert everything.metrics["auc"] == nothing.metrics["auc"] == chosen.metrics["auc"]
+    assert everything.metrics["auc"] == nothing.metrics["auc"] == task.evaluate(predictions).metrics["auc"]
 
 
 def oracle(video: VideoTruth) -> Floats:
@@ -207,7 +185,7 @@ def test_an_oracle_is_far_better_than_constant_scores(task: ikun.Task):
         split: {"score": np.concatenate([oracle(v).ravel() for v in videos_of(task, split)])}
         for split in task.eval_splits
     }
-    constant = {split: {"score": np.zeros_like(found["score"])} for split, found in truth.items()}
+    constant = {split: {"score": np.zeros_like(arrays["score"])} for split, arrays in truth.items()}
     best, trivial = task.evaluate(truth).metrics, task.evaluate(constant).metrics
     assert set(best) == set(ikun.METRICS)
     assert best["hota"] > trivial["hota"] + 30
@@ -235,3 +213,16 @@ def test_the_loss_is_the_sum_over_single_pairs(made: Path):
             p = torch.sigmoid(out.logit_B.double()).item()
             alone += -2 * (1 - p) ** 2 * np.log(p) if label else -(p**2) * np.log(1 - p)
     assert together == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_tower_that_must_not_move_has_a_rate_of_0(made: Path):
+    rates = [group.get("lr") for group in make_task(made, tower_lr=0.0).param_groups()]
+    assert rates == [0.0, None]
+    assert [group.get("lr") for group in make_task(made, lr=0.5).param_groups()] == [0.5, None]
+
+
+def test_the_way_from_trivial_answers_to_true_labels_is_a_share():
+    trivial = {"hota_every_track": 40.0, "hota_random_track": 20.0, "hota_right_category": 30.0}
+    assert gap_closed({**trivial, "hota_true_labels": 80.0, "hota": 50.0}) == 0.25
+    assert gap_closed({**trivial, "hota_true_labels": 80.0, "hota": 30.0}) == -0.25
+    assert np.isnan(gap_closed({**trivial, "hota_true_labels": 40.0, "hota": 30.0}))

@@ -16,13 +16,14 @@ from refsweep.datasets.frames.cache import FrameCache
 from refsweep.datasets.layouts.refer_kitti import LABELS_FILE, LabelledObject, ReferKitti, frame_folder, normalise
 from refsweep.datasets.problems import DataError
 from refsweep.datasets.storage.store import Store
+from refsweep.trainables.ikun import Config
 from refsweep.trainables.ikun import task as ikun
-from refsweep.trainables.ikun.data import LabelledTrack, Reader, Sampling, TrainingSet, training_plan
+from refsweep.trainables.ikun.data import LabelledTrack, Reader, TrainingSet, training_plan
 from refsweep.trainables.ikun.windows import geometry
 from refsweep.trainables.metrics.tracking import Boxes
 
 SMALL = ikun.Config(tower="conv-tiny", weights=None, crop_px=32, frame_px=48, feature_dim=16, windows_per_track=3)
-MANY = Sampling(windows_per_track=40, expressions=4)
+MANY = Config(windows_per_track=40, expressions_per_window=4)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def training(data: ReferKitti) -> TrainingSet:
     return TrainingSet(data, data.videos("train"), 8)
 
 
-def drawn(training: TrainingSet, sampling: Sampling, seed: int = 0) -> pa.Table:
-    return training_plan(training.tracks, sampling, np.random.default_rng(seed))
+def drawn(training: TrainingSet, config: Config, seed: int = 0) -> pa.Table:
+    return training_plan(training.tracks, config, np.random.default_rng(seed))
 
 
 def column(plan: pa.Table, name: str, *shape: int) -> NDArray[Any]:
@@ -47,37 +48,25 @@ Looked = tuple[LabelledObject, list[int]]  # an object and the indices of its fr
 
 
 def looked(plan: pa.Table, data: ReferKitti) -> list[Looked]:
-    """What each row looks at, found again by its boxes."""
+    """The object and the frames that each row looks at, by its boxes."""
     where = {
         (thing.video, frame, *box): (thing, index)
         for video in data.videos("train")
         for thing in data.objects(video)
         for index, (frame, box) in enumerate(zip(thing.frame_F.tolist(), thing.xyxy_F4.tolist(), strict=True))
     }
-    found = []
+    looks = []
     frames, boxes = column(plan, "frame", 2).tolist(), column(plan, "box", 2, 4).tolist()
     for video, frame, box in zip(plan.column("video").to_pylist(), frames, boxes, strict=True):
         things, indices = zip(*[where[(video, f, *b)] for f, b in zip(frame, box, strict=True)], strict=True)
         assert len({(t.video, t.id) for t in things}) == 1
-        found.append((things[0], list(indices)))
-    return found
+        looks.append((things[0], list(indices)))
+    return looks
 
 
 def labelled(thing: LabelledObject) -> list[int]:
-    """Indices of the frames in which something is said of an object."""
-    return [i for i, said in enumerate(thing.expressions) if said]
-
-
-def test_a_plan_follows_from_seed_and_epoch(data: ReferKitti):
-    plan = ikun.Task(SMALL, data).plan("train", 2, 7)
-    again = ikun.Task(SMALL, data)
-    again.plan("train", 0, 7)
-    assert plan.equals(again.plan("train", 2, 7))
-    for epoch, seed in ((3, 7), (2, 8)):
-        other = again.plan("train", epoch, seed)
-        assert other.num_rows == plan.num_rows
-        for name in ("frame", "expression", "crop_window", "frame_window"):
-            assert not other.column(name).equals(plan.column(name))
+    """Indices of the frames in which an object has expressions."""
+    return [i for i, expressions in enumerate(thing.expressions) if expressions]
 
 
 def test_every_track_appears_as_often_as_asked(data: ReferKitti):
@@ -116,8 +105,8 @@ def test_all_labels_of_a_row_are_those_of_one_frame_and_either_may_give_them(sha
     boxes = Boxes(frame_F, np.ones(20, np.int64), np.zeros((20, 4)))
     fits = tuple(np.array([f % 3]) for f in frame_F)
     track = LabelledTrack("0001", boxes, np.zeros((20, 8), np.float32), fits, np.arange(3))
-    sampling = Sampling(windows_per_track=200, expressions=3, positive_share=share)
-    plan = training_plan([track], sampling, np.random.default_rng(0))
+    config = Config(windows_per_track=200, expressions_per_window=3, positive_share=share)
+    plan = training_plan([track], config, np.random.default_rng(0))
     given_by = [0, 0]
     for frames, row, label in zip(
         column(plan, "frame", 2), column(plan, "expression", 3), column(plan, "label", 3), strict=True
@@ -131,7 +120,7 @@ def test_all_labels_of_a_row_are_those_of_one_frame_and_either_may_give_them(sha
 
 
 def test_geometry_is_that_of_the_boxes_looked_at(training: TrainingSet, data: ReferKitti):
-    plan = drawn(training, Sampling())
+    plan = drawn(training, Config())
     for (thing, indices), where in zip(looked(plan, data), column(plan, "geometry", 2, 8), strict=True):
         boxes = Boxes(thing.frame_F, np.full(len(thing.frame_F), thing.id), thing.xyxy_F4)
         assert where == pytest.approx(geometry(boxes, data.size(thing.video), 4)[indices])
@@ -160,7 +149,7 @@ def test_all_labels_are_positive_at_share_1_and_none_at_0(training: TrainingSet)
 def test_half_of_the_pairs_are_positive_at_share_one_half(training: TrainingSet):
     four = column(drawn(training, replace(MANY, positive_share=0.5)), "label", 4)
     assert (four.sum(1) == 2).all()
-    one = column(drawn(training, Sampling(windows_per_track=60, positive_share=0.5)), "label", 1)
+    one = column(drawn(training, Config(windows_per_track=60, positive_share=0.5)), "label", 1)
     assert one.mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -174,15 +163,15 @@ def test_without_a_share_positives_come_at_their_base_rate(training: TrainingSet
 
 
 def test_texts_and_shares_are_those_of_all_labelled_boxes(training: TrainingSet, data: ReferKitti):
-    said = [
+    positives = [
         text
         for video in data.videos("train")
         for thing in data.objects(video)
         for texts in thing.expressions
         for text in texts
     ]
-    assert training.texts == sorted(set(said))
-    assert training.share == pytest.approx([said.count(text) / len(said) for text in training.texts])
+    assert training.texts == sorted(set(positives))
+    assert training.share == pytest.approx([positives.count(text) / len(positives) for text in training.texts])
 
 
 def rewrite(folder: Path, keep: dict[tuple[str, str], int], rest: int) -> ReferKitti:
@@ -232,7 +221,7 @@ def test_crops_and_frames_are_cut_independently(training: TrainingSet):
 
 
 def test_crop_scale_1_takes_the_whole(training: TrainingSet):
-    plan = drawn(training, Sampling(crop_scale=1.0))
+    plan = drawn(training, Config(crop_scale=1.0))
     for name in ("crop_window", "frame_window"):
         np.testing.assert_array_equal(column(plan, name, 2, 4), np.tile([0.0, 0, 1, 1], (plan.num_rows, 2, 1)))
 
@@ -250,9 +239,9 @@ def slow_square(path: Path, xyxy: list[float] | None, side: int) -> NDArray[np.u
 
 
 def test_training_rows_are_read_as_by_a_slow_crop(training: TrainingSet, made: Path):
-    plan = drawn(training, Sampling(crop_scale=1.0, expressions=3)).slice(0, 4)
-    found = Reader(32, 48, FrameCache(16))(plan, Store(str(made)))
-    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in found.items()}
+    plan = drawn(training, Config(crop_scale=1.0, expressions_per_window=3)).slice(0, 4)
+    arrays = Reader(32, 48, FrameCache(16))(plan, Store(str(made)))
+    shapes: dict[str, Any] = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     assert shapes == {
         "crop": ((4, 2, 32, 32, 3), np.uint8),
         "frame": ((4, 2, 48, 48, 3), np.uint8),
@@ -264,5 +253,5 @@ def test_training_rows_are_read_as_by_a_slow_crop(training: TrainingSet, made: P
         for look in range(2):
             number, box = column(plan, "frame", 2)[row, look], column(plan, "box", 2, 4)[row, look].tolist()
             path = made / frame_folder(video) / f"{number:06d}.png"
-            np.testing.assert_array_equal(found["crop"][row, look], slow_square(path, box, 32))
-            np.testing.assert_array_equal(found["frame"][row, look], slow_square(path, None, 48))
+            np.testing.assert_array_equal(arrays["crop"][row, look], slow_square(path, box, 32))
+            np.testing.assert_array_equal(arrays["frame"][row, look], slow_square(path, None, 48))

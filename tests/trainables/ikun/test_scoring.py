@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from refsweep.trainables.ikun.model import GEOMETRY, Ikun
+from refsweep.trainables.choices import KumMode
+from refsweep.trainables.ikun import Config, Ikun
+from refsweep.trainables.ikun.model import GEOMETRY
 from refsweep.trainables.ikun.scoring import Scorer
-from refsweep.trainables.layers.kum import MODES, CrossCorrelation, KumMode, TextFirst
+from refsweep.trainables.layers.kum import MODES, CrossCorrelation, TextFirst
 from refsweep.trainables.towers.clip import build
 
 TEXTS = ["car in black", "left car which are parking", "pedestrian", "women in the right"]
@@ -14,8 +16,8 @@ TEXTS = ["car in black", "left car which are parking", "pedestrian", "women in t
 
 def model_of(mode: KumMode | None, tower: str = "conv-tiny", geometry: bool = False, quirk: bool = False) -> Ikun:
     torch.manual_seed(1)
-    model = Ikun(
-        build(tower),
+    config = Config(
+        tower=tower,
         kum_mode=mode,
         crop_px=64,
         frame_px=96,
@@ -23,6 +25,7 @@ def model_of(mode: KumMode | None, tower: str = "conv-tiny", geometry: bool = Fa
         geometry=geometry,
         eval_normalises_text=quirk,
     )
+    model = Ikun(build(tower), config)
     for module in model.modules():  # batch norms that do something
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)

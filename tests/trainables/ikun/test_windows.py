@@ -96,12 +96,12 @@ def test_a_box_scores_the_mean_of_the_windows_that_cover_it(
     tracked = boxes(dict(enumerate(tracks)))
     windows = windows_of(tracked, frames, stride, 1)
     score_WE = np.random.default_rng(seed).standard_normal((len(windows), 3)).astype(np.float32)
-    found = box_scores(windows, score_WE, len(tracked))
-    assert found.shape == (len(tracked), 3)
+    score_NE = box_scores(windows, score_WE, len(tracked))
+    assert score_NE.shape == (len(tracked), 3)
     for box in range(len(tracked)):
         covering = [s for s, (start, stop) in zip(score_WE, spans(windows), strict=True) if start <= box < stop]
         assert covering
-        assert found[box] == pytest.approx(np.mean(covering, 0), abs=1e-5)
+        assert score_NE[box] == pytest.approx(np.mean(covering, 0), abs=1e-5)
 
 
 @given(st.lists(track_frames, max_size=4), st.integers(1, 9), st.integers(1, 9))
@@ -142,12 +142,12 @@ PER_WINDOW = [8 * 4 / 200, -8 * 2 / 100, 8 * 2 / 200, 0.0]  # 8 frames, relative
 
 
 def test_geometry_of_a_box_at_constant_speed_is_the_same_along_the_track():
-    found = geometry(as_boxes(moving(list(range(12)))), SIZE, 4)
-    assert found.shape == (12, 8)
-    assert found.dtype == np.float32
-    assert found[0, :4] == pytest.approx([90 / 200, 70 / 100, 20 / 200, 20 / 100])
-    assert found[5, :4] == pytest.approx([110 / 200, 60 / 100, 30 / 200, 20 / 100])
-    for row in found:  # at both ends fewer frames are compared, and the change is that of a whole window
+    geometry_N8 = geometry(as_boxes(moving(list(range(12)))), SIZE, 4)
+    assert geometry_N8.shape == (12, 8)
+    assert geometry_N8.dtype == np.float32
+    assert geometry_N8[0, :4] == pytest.approx([90 / 200, 70 / 100, 20 / 200, 20 / 100])
+    assert geometry_N8[5, :4] == pytest.approx([110 / 200, 60 / 100, 30 / 200, 20 / 100])
+    for row in geometry_N8:  # at both ends fewer frames are compared, and the change is that of a whole window
         assert row[4:] == pytest.approx(PER_WINDOW, abs=1e-6)
 
 
@@ -172,8 +172,8 @@ def test_geometry_does_not_look_across_a_break_or_another_id(second: int):
 
 
 def test_a_lone_box_does_not_move():
-    found = geometry(as_boxes(moving([3])), SIZE, 4)
-    assert found[0, 4:].tolist() == [0, 0, 0, 0]
+    geometry_N8 = geometry(as_boxes(moving([3])), SIZE, 4)
+    assert geometry_N8[0, 4:].tolist() == [0, 0, 0, 0]
 
 
 def test_geometry_of_nothing_is_empty():

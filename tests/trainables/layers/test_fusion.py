@@ -50,7 +50,7 @@ def test_pooled_attention_is_a_linear_map_since_its_only_weight_is_one(fusion: A
 def test_token_attention_weighs_tokens(fusion: AttentionGatedFusion):
     """Not repeated: attention over one token, whose weights are always 1."""
     image, text, patches, words = features(3), features(3), features(3, 4), features(3, 5)
-    found = fusion(image, text, patches, words, torch.ones(3, 5, dtype=torch.bool))
+    fused = fusion(image, text, patches, words, torch.ones(3, 5, dtype=torch.bool))
     for row in range(3):
         by_text, _ = fusion.image_attends(image[row][None], words[row], words[row])
         by_image, weights = fusion.text_attends(text[row][None], patches[row], patches[row])
@@ -58,7 +58,7 @@ def test_token_attention_weighs_tokens(fusion: AttentionGatedFusion):
         expected = gated(
             fusion, fusion.norm_image(image[row] + by_text[0])[None], fusion.norm_text(text[row] + by_image[0])[None]
         )
-        torch.testing.assert_close(found[row], expected[0])
+        torch.testing.assert_close(fused[row], expected[0])
 
 
 def test_words_that_are_not_there_count_for_nothing(fusion: AttentionGatedFusion):

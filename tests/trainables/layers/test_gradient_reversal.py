@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
-from refsweep.trainables.layers.gradient_reversal import SCHEDULES, ramp, reverse_gradient, strength
+from refsweep.trainables.choices import ReversalSchedule
+from refsweep.trainables.layers.gradient_reversal import ramp, reverse_gradient, strength
 
 
 def test_forward_is_the_identity_and_backward_turns_the_gradient():
@@ -51,7 +53,7 @@ def test_linear_reaches_its_end_where_it_is_told_and_constant_is_there_from_the_
     assert strength("constant", ramp(0.0, 10, 4.0, "epochs")) == 1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(ReversalSchedule))
 @pytest.mark.parametrize("epochs", [4, 60])
 def test_a_schedule_in_shares_ends_however_short_the_training(schedule: str, epochs: int):
     """Not repeated: schedules in epochs alone, which a short run never reaches."""

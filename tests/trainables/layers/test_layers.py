@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
-from refsweep.trainables.ikun.model import Ikun
+from refsweep.trainables.ikun import Config, Ikun
 from refsweep.trainables.layers.kum import MODES, Cascade, CrossCorrelation, TextFirst, make, project
 from refsweep.trainables.layers.lora import add_lora, merge_lora
 from refsweep.trainables.losses.focal import focal_bce
@@ -147,8 +147,8 @@ def test_gamma_0_without_rho_is_plain_cross_entropy():
 )
 def test_one_pair_by_hand(label: float, rho: float | None, nats: float):
     # logit ln 3 is p = 3/4: a positive costs (1/4)^2 ln(4/3), a negative (3/4)^2 ln 4
-    found = focal_bce(torch.tensor([math.log(3)]).double(), torch.tensor([label]).double(), 2.0, rho)
-    assert found.item() == pytest.approx(nats)
+    loss = focal_bce(torch.tensor([math.log(3)]).double(), torch.tensor([label]).double(), 2.0, rho)
+    assert loss.item() == pytest.approx(nats)
 
 
 def test_rho_weighs_positives_only():
@@ -221,9 +221,9 @@ def test_project_is_the_part_of_the_stacked_projection(part: int):
     attention = spread(nn.MultiheadAttention(6, 2, batch_first=True))
     token = torch.randn(2, 3, 5, 6)
     rows = range(6 * part, 6 * part + 6)
-    found = project(attention, part, token)
+    projected = project(attention, part, token)
     slow = torch.stack([token @ attention.in_proj_weight[r] + attention.in_proj_bias[r] for r in rows], -1)
-    torch.testing.assert_close(found, slow)
+    torch.testing.assert_close(projected, slow)
 
 
 @torch.no_grad()
@@ -233,11 +233,11 @@ def test_cascade_equals_a_slow_attention_loop():
     assert isinstance(module, Cascade)
     spread(module)
     token_PLC, state_PKD = torch.randn(3, 4, 8), torch.randn(3, 6, 5)
-    found = module.after(token_PLC, state_PKD)
+    tokens = module.after(token_PLC, state_PKD)
     for pair in range(3):
         text_KC = state_PKD[pair] @ module.fc.weight.T + module.fc.bias
         slow = token_PLC[pair] * slow_attention(module.attention, token_PLC[pair], text_KC)
-        torch.testing.assert_close(found[pair], slow, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tokens[pair], slow, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -247,12 +247,12 @@ def test_cross_correlation_by_hand_in_eval_mode():
     assert isinstance(module, CrossCorrelation)
     spread(module)
     token_PLC, feature_PD = torch.randn(2, 4, 6), torch.randn(2, 3)
-    found = module.after(token_PLC, feature_PD)
+    tokens = module.after(token_PLC, feature_PD)
     for pair in range(2):
         gate_C = by_hand(module.conv1, feature_PD[pair])
         for place in range(4):
             token_C = token_PLC[pair, place]
-            torch.testing.assert_close(found[pair, place], by_hand(module.conv2, token_C + token_C * gate_C))
+            torch.testing.assert_close(tokens[pair, place], by_hand(module.conv2, token_C + token_C * gate_C))
 
 
 @torch.no_grad()
@@ -262,17 +262,18 @@ def test_text_first_multiplies_each_channel_by_its_gate():
     assert isinstance(module, TextFirst)
     spread(module)
     token_PLC, feature_PD = torch.randn(2, 4, 6), torch.randn(2, 3)
-    found = module.modulate(token_PLC, feature_PD)
+    tokens = module.modulate(token_PLC, feature_PD)
     for pair in range(2):
         gate_C = by_hand(module.conv1, feature_PD[pair])
-        torch.testing.assert_close(found[pair], token_PLC[pair] * gate_C)
+        torch.testing.assert_close(tokens[pair], token_PLC[pair] * gate_C)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("gate", [0.0, 1.0])
 def test_text_first_leaves_value_and_residual_alone(gate: float):
     torch.manual_seed(5)
-    model = Ikun(build("conv-tiny"), kum_mode="text_first", crop_px=32, frame_px=48, feature_dim=8).eval()
+    config = Config(tower="conv-tiny", kum_mode="text_first", crop_px=32, frame_px=48, feature_dim=8)
+    model = Ikun(build("conv-tiny"), config).eval()
     assert isinstance(model.kum, TextFirst)
     nn.init.zeros_(model.kum.conv1[1].weight)
     nn.init.constant_(model.kum.conv1[1].bias, gate)

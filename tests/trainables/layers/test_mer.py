@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from refsweep.trainables.layers.mer import Mer, Route, RoutedUpdate, per_block
-from refsweep.trainables.mm_reid.model import MmReid
-from refsweep.trainables.mm_reid.tokenizers import CHANNELS, Tokenizers, adapted
+from refsweep.trainables.mm_reid import Config, MmReid
+from refsweep.trainables.mm_reid.config import CHANNELS
+from refsweep.trainables.mm_reid.model import Tokenizers, adapted
 from refsweep.trainables.towers import clip
 from torch import Tensor
 
@@ -18,7 +19,9 @@ MODALITIES = len(CHANNELS)
 def model(ranks: tuple[int, ...] = (4,), alphas: tuple[float, ...] = (1.0,)) -> MmReid:
     """A small model whose updates all do something."""
     torch.manual_seed(0)
-    made = MmReid(clip.build("ViT-tiny"), 5, ranks=ranks, alphas=alphas, width=32, heads=2).eval()
+    sizes = {"height_px": 48, "width_px": 32, "width": 32, "heads": 2}
+    config = Config(tower="ViT-tiny", lora_rank=ranks, lora_alpha=alphas, **sizes)
+    made = MmReid(clip.build("ViT-tiny"), 5, config).eval()
     for name, parameter in made.mer.named_parameters():
         if "up_" in name:
             parameter.data.normal_(std=0.3)
@@ -66,8 +69,8 @@ def test_at_the_start_every_modality_is_clip_itself():
     visual: Any = towers.visual
     mer = Mer(visual.transformer, MODALITIES, (4,), (1.0,))
     state = torch.randn(4, 7, 96)
-    found = mer(visual.transformer, state, torch.arange(4))
-    torch.testing.assert_close(found, visual.transformer(state), atol=1e-5, rtol=1e-5)
+    routed = mer(visual.transformer, state, torch.arange(4))
+    torch.testing.assert_close(routed, visual.transformer(state), atol=1e-5, rtol=1e-5)
 
 
 def test_an_update_is_alpha_over_rank_times_b_a_worked_out_by_hand():
@@ -75,9 +78,9 @@ def test_an_update_is_alpha_over_rank_times_b_a_worked_out_by_hand():
     update.down_MQI.data = torch.tensor([[[1.0, 2.0]], [[0.0, 1.0]]])
     update.up_MQO.data = torch.tensor([[[3.0]], [[10.0]]])
     x = torch.tensor([[[1.0, 1.0]], [[1.0, 1.0]]])
-    (found,) = update(x, torch.zeros(1, 2), torch.zeros(1), Route.of(torch.tensor([0, 1]), 2))
+    (updated,) = update(x, torch.zeros(1, 2), torch.zeros(1), Route.of(torch.tensor([0, 1]), 2))
     # 0.5 * 3 * (1 + 2) and 0.5 * 10 * 1
-    assert found.flatten().tolist() == pytest.approx([4.5, 5.0])
+    assert updated.flatten().tolist() == pytest.approx([4.5, 5.0])
     assert update.of(0).tolist() == [[1.5, 3.0]]
 
 
@@ -137,9 +140,9 @@ def test_tokenizers_are_not_shared_and_keep_the_batchs_order():
     tokenizers = Tokenizers(patch)
     for number, name in enumerate(CHANNELS):
         tokenizers.kernels[name].data.fill_(number + 1.0)
-    found = tokenizers(torch.ones(7, 3, 1, 1), MIXED)[:, 0, 0, 0]
+    patches = tokenizers(torch.ones(7, 3, 1, 1), MIXED)[:, 0, 0, 0]
     # three channels of ones count three times, one grey channel once
-    assert found.tolist() == [{0: 3.0, 1: 2.0, 2: 3.0, 3: 12.0}[m] for m in MIXED.tolist()]
+    assert patches.tolist() == [{0: 3.0, 1: 2.0, 2: 3.0, 3: 12.0}[m] for m in MIXED.tolist()]
 
 
 def test_channels_are_adapted_both_ways():

@@ -45,25 +45,25 @@ def test_info_nce_of_two_pairs_worked_by_hand():
 def test_pictures_of_one_person_are_no_negatives_of_each_other(how: str):
     """Not repeated: in-batch InfoNCE that pushes texts of the same person away."""
     image, text, labels = unit(4, seed=1), unit(4, seed=2), [7, 7, 3, 5]
-    found = symmetric_info_nce(image, text, same(labels), T, how).item()
+    loss = symmetric_info_nce(image, text, same(labels), T, how).item()
     mates = [[j for j in range(4) if labels[j] == labels[i]] for i in range(4)]
     own = [[i] for i in range(4)]
     others = [[j for j in m if j != i] for i, m in enumerate(mates)]
     positive, ignored = (mates, [[]] * 4) if how == "share" else (own, others)
     sim = image @ text.T
     slow = (slow_info_nce(sim, positive, ignored) + slow_info_nce(sim.T, positive, ignored)) / 2
-    assert found == pytest.approx(slow, rel=1e-5)
+    assert loss == pytest.approx(slow, rel=1e-5)
     plain = (slow_info_nce(sim, own, [[]] * 4) + slow_info_nce(sim.T, own, [[]] * 4)) / 2
-    assert found != pytest.approx(plain, rel=1e-3)
+    assert loss != pytest.approx(plain, rel=1e-3)
 
 
 def test_a_text_that_stands_for_two_people_is_neither_right_nor_wrong_for_the_other():
     image, text = unit(3, seed=3), unit(3, seed=4)
     text[1] = text[0]
     same_text = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
-    found = symmetric_info_nce(image, text, torch.eye(3).bool(), T, "share", same_text).item()
+    loss = symmetric_info_nce(image, text, torch.eye(3).bool(), T, "share", same_text).item()
     sim, own, ignored = image @ text.T, [[0], [1], [2]], [[1], [0], []]
-    assert found == pytest.approx((slow_info_nce(sim, own, ignored) + slow_info_nce(sim.T, own, ignored)) / 2, rel=1e-5)
+    assert loss == pytest.approx((slow_info_nce(sim, own, ignored) + slow_info_nce(sim.T, own, ignored)) / 2, rel=1e-5)
 
 
 def test_rows_without_a_positive_count_for_nothing_and_no_positive_at_all_is_zero():
@@ -85,9 +85,9 @@ def test_the_adversary_averages_over_others_only():
     image, text = unit(4, seed=5), unit(4, seed=6)
     share = (image @ text.T / T).softmax(1)
     others = [-math.log(share[i, j]) for i in range(4) for j in range(4) if i != j]
-    found = cloth_adversary(image, text, torch.eye(4).bool(), T).item()
-    assert found == pytest.approx(sum(others) / 12, rel=1e-5)
-    assert found != pytest.approx(sum(others) / 16, rel=1e-2)
+    loss = cloth_adversary(image, text, torch.eye(4).bool(), T).item()
+    assert loss == pytest.approx(sum(others) / 12, rel=1e-5)
+    assert loss != pytest.approx(sum(others) / 16, rel=1e-2)
 
 
 def test_the_adversary_pushes_the_own_description_away_and_moves_no_description():
@@ -110,8 +110,8 @@ def pairs(unmatched: list[int]) -> tuple[Tensor, Tensor]:
 def test_without_unmatched_pairs_matching_is_symmetric_info_nce():
     image, text = unit(3, seed=7), unit(3, seed=8)
     image_of, matched = pairs([])
-    found = cloth_matching(image, text, image_of, matched, torch.eye(3).bool(), torch.eye(3).bool(), T)
-    assert found.item() == pytest.approx(symmetric_info_nce(image, text, torch.eye(3).bool(), T, "share").item())
+    loss = cloth_matching(image, text, image_of, matched, torch.eye(3).bool(), torch.eye(3).bool(), T)
+    assert loss.item() == pytest.approx(symmetric_info_nce(image, text, torch.eye(3).bool(), T, "share").item())
 
 
 def test_an_unmatched_pair_is_a_negative_both_ways():
@@ -119,12 +119,12 @@ def test_an_unmatched_pair_is_a_negative_both_ways():
     image, text = unit(3, seed=7), unit(4, seed=8)
     image_of, matched = pairs([1])
     people = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]).bool()
-    found = cloth_matching(image, text, image_of, matched, torch.eye(4).bool(), people, T).item()
+    loss = cloth_matching(image, text, image_of, matched, torch.eye(4).bool(), people, T).item()
     sim = image @ text.T
     there = slow_info_nce(sim, [[0], [1], [2]], [[]] * 3)
     back = slow_info_nce(sim.T, [[0], [1], [2], []], [[]] * 4)
     share = (sim.T[3] / T).softmax(0)[1].item()
-    assert found == pytest.approx((there + back) / 2 - math.log(1 - share), rel=1e-5)
+    assert loss == pytest.approx((there + back) / 2 - math.log(1 - share), rel=1e-5)
 
 
 def test_is_matched_turns_the_pull_into_a_push():
@@ -146,11 +146,11 @@ def test_the_same_description_of_another_person_is_right_too_and_other_clothes_o
     same_text = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
     people = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()  # pictures 0 and 2 are of one person
     image_of, matched = pairs([])
-    found = cloth_matching(image, text, image_of, matched, same_text, people, T).item()
+    loss = cloth_matching(image, text, image_of, matched, same_text, people, T).item()
     sim, positive, ignored = image @ text.T, [[0, 1], [0, 1], [2]], [[2], [], [0]]
     back_ignored = [[2], [], [0]]
     slow = (slow_info_nce(sim, positive, ignored) + slow_info_nce(sim.T, positive, back_ignored)) / 2
-    assert found == pytest.approx(slow, rel=1e-5)
+    assert loss == pytest.approx(slow, rel=1e-5)
 
 
 def test_mean_cosine_worked_by_hand():

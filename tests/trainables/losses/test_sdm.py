@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
-from refsweep.trainables.losses.sdm import EPS, KINDS, kl_sdm, sdm, soft_target_sdm
+from refsweep.trainables.choices import SdmKind
+from refsweep.trainables.losses.sdm import EPS, kl_sdm, sdm, soft_target_sdm
 
 torch.manual_seed(3)
 ANCHOR, OTHER = torch.randn(5, 8), torch.randn(6, 8)
@@ -16,14 +18,14 @@ ANCHOR_ID, OTHER_ID = torch.tensor([1, 1, 2, 3, 9]), torch.tensor([1, 2, 2, 3, 1
 def rows_of(transposed: bool, temperature: float) -> list[tuple[list[float], list[float]]]:
     """(log prediction, target) of every row that has a positive."""
     one, two, a, b = (OTHER, ANCHOR, OTHER_ID, ANCHOR_ID) if transposed else (ANCHOR, OTHER, ANCHOR_ID, OTHER_ID)
-    found = []
+    rows = []
     for x, i in zip(one, a.tolist(), strict=True):
         logits = [float(x @ y / x.norm() / y.norm()) / temperature for y in two]
         total = math.log(sum(math.exp(v) for v in logits))
         same = [float(i == j) for j in b.tolist()]
         if sum(same):
-            found.append(([v - total for v in logits], [s / sum(same) for s in same]))
-    return found
+            rows.append(([v - total for v in logits], [s / sum(same) for s in same]))
+    return rows
 
 
 def mean(values: list[float]) -> float:
@@ -63,7 +65,7 @@ def test_the_temperature_of_soft_targets_is_clamped_and_that_of_kl_is_not(given:
     assert kl_sdm(*args, given).item() == pytest.approx(slow_kl(given), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(SdmKind))
 def test_without_any_positive_the_loss_is_zero_and_can_be_differentiated(kind):
     anchor = ANCHOR.clone().requires_grad_()
     loss = sdm(kind, anchor, OTHER, ANCHOR_ID + 100, OTHER_ID, 0.2)
@@ -73,7 +75,7 @@ def test_without_any_positive_the_loss_is_zero_and_can_be_differentiated(kind):
     assert anchor.grad.count_nonzero() == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(SdmKind))
 def test_descending_the_loss_aligns_identities(kind):
     torch.manual_seed(0)
     other = torch.randn(6, 8, requires_grad=True)

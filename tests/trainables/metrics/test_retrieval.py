@@ -43,8 +43,8 @@ def slow(similarity: Any, q_id: Any, g_id: Any, q_camera: Any = None, g_camera: 
         ap.append(sum(precision) / len(ranks))
         ap100.append(sum(p for p, r in zip(precision, ranks, strict=True) if r <= 100) / min(len(ranks), 100))
         inp.append(len(ranks) / ranks[-1])
-    found = [f for f in first if not np.isnan(f)]
-    cmc = [sum(f <= place for f in found) / len(found) for place in range(1, k + 1)]
+    right = [f for f in first if not np.isnan(f)]
+    cmc = [sum(f <= place for f in right) / len(right) for place in range(1, k + 1)]
     return Ranking(*(np.array(x, float) for x in (cmc, ap, ap100, inp, first)))
 
 
@@ -55,34 +55,34 @@ def assert_close(a: Ranking, b: Ranking) -> None:
 
 def test_figures_by_hand():
     # query 1 finds right answers at ranks 1 and 3; query 2 its only one at rank 4
-    found = rank_similarities([[0.9, 0.8, 0.7, 0.1], [0.4, 0.3, 0.2, 0.1]], [1, 2], [1, 3, 1, 2], k=4)
-    np.testing.assert_array_equal(found.first_Q, [1, 4])
-    np.testing.assert_array_equal(found.cmc, [0.5, 0.5, 0.5, 1.0])
-    np.testing.assert_allclose(found.ap_Q, [(1 + 2 / 3) / 2, 1 / 4])
-    np.testing.assert_allclose(found.inp_Q, [2 / 3, 1 / 4])
+    ranking = rank_similarities([[0.9, 0.8, 0.7, 0.1], [0.4, 0.3, 0.2, 0.1]], [1, 2], [1, 3, 1, 2], k=4)
+    np.testing.assert_array_equal(ranking.first_Q, [1, 4])
+    np.testing.assert_array_equal(ranking.cmc, [0.5, 0.5, 0.5, 1.0])
+    np.testing.assert_allclose(ranking.ap_Q, [(1 + 2 / 3) / 2, 1 / 4])
+    np.testing.assert_allclose(ranking.inp_Q, [2 / 3, 1 / 4])
     expected = {"rank1": 50, "rank5": 100, "rank10": 100, "map": 100 * (5 / 6 + 1 / 4) / 2}
     expected |= {"map100": expected["map"], "minp": 100 * (2 / 3 + 1 / 4) / 2}
-    assert found.figures() == pytest.approx(expected)
+    assert ranking.figures() == pytest.approx(expected)
 
 
 def test_only_the_same_person_on_the_same_camera_is_left_out():
     # the best answer is the query's own camera's: left out, it is neither right nor wrong;
     # another person of that camera stays, and is wrong
     similarity, ids = [[0.9, 0.8, 0.7, 0.6]], [1, 2, 1, 1]
-    found = rank_similarities(similarity, [1], ids, query_camera_Q=[5], gallery_camera_G=[5, 5, 6, -1])
-    np.testing.assert_array_equal(found.first_Q, [2])
-    np.testing.assert_allclose(found.ap_Q, [(1 / 2 + 2 / 3) / 2])
-    np.testing.assert_allclose(found.inp_Q, [2 / 3])
+    ranking = rank_similarities(similarity, [1], ids, query_camera_Q=[5], gallery_camera_G=[5, 5, 6, -1])
+    np.testing.assert_array_equal(ranking.first_Q, [2])
+    np.testing.assert_allclose(ranking.ap_Q, [(1 / 2 + 2 / 3) / 2])
+    np.testing.assert_allclose(ranking.inp_Q, [2 / 3])
 
 
 def test_an_unknown_camera_is_not_the_same_camera():
-    found = rank_similarities([[0.9, 0.8]], [1], [1, 2], query_camera_Q=[-1], gallery_camera_G=[-1, -1])
-    np.testing.assert_array_equal(found.first_Q, [1])
+    ranking = rank_similarities([[0.9, 0.8]], [1], [1, 2], query_camera_Q=[-1], gallery_camera_G=[-1, -1])
+    np.testing.assert_array_equal(ranking.first_Q, [1])
 
 
 def test_a_gallery_row_of_nobody_is_left_out_for_everyone():
-    found = rank_similarities([[0.9, 0.8, 0.7], [0.9, 0.1, 0.2]], [1, 2], [-1, 1, 2])
-    np.testing.assert_array_equal(found.first_Q, [1, 1])
+    ranking = rank_similarities([[0.9, 0.8, 0.7], [0.9, 0.1, 0.2]], [1, 2], [-1, 1, 2])
+    np.testing.assert_array_equal(ranking.first_Q, [1, 1])
 
 
 def test_map100_stops_after_100_places_and_divides_by_no_more_than_100():
@@ -97,17 +97,17 @@ def test_map100_stops_after_100_places_and_divides_by_no_more_than_100():
 
 def test_a_tie_never_flatters():
     """Sorting as it comes would rank the right answer first wherever it is stored first."""
-    found = rank_similarities(np.zeros((1, 10)), [1], [1, *[2] * 9])
-    np.testing.assert_array_equal(found.first_Q, [10])
+    ranking = rank_similarities(np.zeros((1, 10)), [1], [1, *[2] * 9])
+    np.testing.assert_array_equal(ranking.first_Q, [10])
     two_right = rank_similarities([[0.5, 0.5, 0.5, 0.1]], [1], [1, 1, 2, 2])
     np.testing.assert_allclose(two_right.ap_Q, [(1 / 2 + 2 / 3) / 2])
 
 
 def test_a_query_without_a_right_answer_counts_in_no_mean():
     similarity = [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]
-    found = rank_similarities(similarity, [1, 7, -1], [1, 2])
-    assert np.isnan(found.ap_Q[1:]).all()
-    assert found.figures()["map"] == 100
+    ranking = rank_similarities(similarity, [1, 7, -1], [1, 2])
+    assert np.isnan(ranking.ap_Q[1:]).all()
+    assert ranking.figures()["map"] == 100
     with pytest.raises(InputError, match="at least one query must have a right answer in the gallery, got none of 1"):
         rank_similarities(similarity[:1], [7], [1, 2])
 
@@ -138,14 +138,14 @@ def cases(draw: Any) -> tuple[Any, ...]:
 def test_it_is_the_slow_version_in_any_order_of_the_gallery(case: Any, cameras: bool, chunk: int, random: Any):
     similarity, q_id, g_id, q_camera, g_camera = case
     given_cameras = {"query_camera_Q": q_camera, "gallery_camera_G": g_camera} if cameras else {}
-    found = rank_similarities(similarity, q_id, g_id, k=7, chunk=chunk, **given_cameras)
+    ranking = rank_similarities(similarity, q_id, g_id, k=7, chunk=chunk, **given_cameras)
     shown = (q_camera, g_camera) if cameras else (None, None)
-    assert_close(found, slow(similarity, q_id, g_id, shown[0], shown[1], k=7))
+    assert_close(ranking, slow(similarity, q_id, g_id, shown[0], shown[1], k=7))
     order = list(range(len(g_id)))
     random.shuffle(order)
     if cameras:
         given_cameras = {"query_camera_Q": q_camera, "gallery_camera_G": g_camera[order]}
-    assert_same(rank_similarities(similarity[:, order], q_id, g_id[order], k=7, **given_cameras), found)
+    assert_same(rank_similarities(similarity[:, order], q_id, g_id[order], k=7, **given_cameras), ranking)
 
 
 def features(count: int, width: int, seed: int) -> NDArray[np.float32]:
@@ -161,33 +161,33 @@ def test_order_of_the_gallery_chunks_and_threads_change_no_bit_of_features_ranke
     gallery[50:] = gallery[:51]  # twins, of other people
     q_id, g_id = rng.integers(0, 9, 37), rng.integers(0, 9, 101)
     cameras = {"query_camera_Q": rng.integers(0, 2, 37), "gallery_camera_G": rng.integers(0, 2, 101)}
-    found = rank(query, gallery, q_id, g_id, **cameras)
+    ranking = rank(query, gallery, q_id, g_id, **cameras)
     for chunk in (1, 2, 7, 36, 37, 1000):
-        assert_same(rank(query, gallery, q_id, g_id, chunk=chunk, **cameras), found)
+        assert_same(rank(query, gallery, q_id, g_id, chunk=chunk, **cameras), ranking)
     for _ in range(5):
         order = rng.permutation(101)
         moved = {**cameras, "gallery_camera_G": cameras["gallery_camera_G"][order]}
-        assert_same(rank(query, gallery[order], q_id, g_id[order], **moved), found)
+        assert_same(rank(query, gallery[order], q_id, g_id[order], **moved), ranking)
     exact = np.float32(on_grid(query) @ on_grid(gallery).T)
-    assert_close(found, slow(exact, q_id, g_id, *cameras.values()))
+    assert_close(ranking, slow(exact, q_id, g_id, *cameras.values()))
 
 
 def test_the_grid_is_finer_than_float32_sums_and_its_products_are_exact():
     query, gallery = features(20, 512, 3), features(30, 512, 4)
     on_query, on_gallery = on_grid(query), on_grid(gallery)
     assert np.abs(on_query - query).max() <= 2.0**-27
-    found = np.concatenate(list(inner_products(on_query, on_gallery, 7)))
+    product_QG = np.concatenate(list(inner_products(on_query, on_gallery, 7)))
     by_fractions = (on_query * 2**26).astype(np.int64) @ (on_gallery * 2**26).astype(np.int64).T / 2**52
-    np.testing.assert_array_equal(found, by_fractions.astype(np.float32))
-    np.testing.assert_allclose(found, query.astype(np.float64) @ gallery.T.astype(np.float64), atol=1e-7)
+    np.testing.assert_array_equal(product_QG, by_fractions.astype(np.float32))
+    np.testing.assert_allclose(product_QG, query.astype(np.float64) @ gallery.T.astype(np.float64), atol=1e-7)
     assert on_grid(np.zeros((2, 3))).tolist() == [[0.0] * 3] * 2
 
 
 def test_features_that_are_no_unit_vectors_rank_by_inner_product():
     query, gallery = 1000 * features(5, 8, 5), features(9, 8, 6) * np.arange(1, 10, dtype=np.float32)[:, None]
     ids = np.arange(9) % 3
-    found = rank(query, gallery, [0, 1, 2, 0, 1], ids)
-    assert_close(found, slow(query.astype(np.float64) @ gallery.T.astype(np.float64), [0, 1, 2, 0, 1], ids))
+    ranking = rank(query, gallery, [0, 1, 2, 0, 1], ids)
+    assert_close(ranking, slow(query.astype(np.float64) @ gallery.T.astype(np.float64), [0, 1, 2, 0, 1], ids))
 
 
 def test_bad_input_is_named():

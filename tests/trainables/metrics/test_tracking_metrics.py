@@ -55,11 +55,11 @@ def test_iou_by_hand():
 def test_matching_is_one_to_one_and_takes_the_largest_sum():
     truth = boxes([(0, 1, 0, 0, 10, 10), (0, 2, 4, 0, 14, 10), (1, 1, 0, 0, 10, 10)])
     seen = boxes([(0, 8, 3, 0, 13, 10), (0, 9, 4, 0, 14, 10), (2, 9, 0, 0, 10, 10)])
-    found = match(seen, truth)
+    matches = match(seen, truth)
     # track 9 sits on object 2; track 8 overlaps object 2 more than object 1, yet must take 1
-    assert truth.id_N[found.row_N[seen.id_N == 8]].tolist() == [1]
-    assert truth.id_N[found.row_N[(seen.id_N == 9) & (seen.frame_N == 0)]].tolist() == [2]
-    assert found.row_N[seen.frame_N == 2].tolist() == [-1]
+    assert truth.id_N[matches.row_N[seen.id_N == 8]].tolist() == [1]
+    assert truth.id_N[matches.row_N[(seen.id_N == 9) & (seen.frame_N == 0)]].tolist() == [2]
+    assert matches.row_N[seen.frame_N == 2].tolist() == [-1]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -87,16 +87,16 @@ def test_hota_of_a_split_identity_by_hand():
     """One object of 4 frames, tracked perfectly by one id for 2 and another for 2: DetA 1, AssA 2/(4+2-2)."""
     truth = boxes([(f, 1, 0, 0, 10, 10) for f in range(4)])
     seen = boxes([(f, 1 + (f > 1), 0, 0, 10, 10) for f in range(4)])
-    found = hota([Sequence2D(seen, truth)])
-    assert found["deta"] == pytest.approx(100)
-    assert found["assa"] == pytest.approx(50)
-    assert found["hota"] == pytest.approx(100 * 0.5**0.5)
+    figures = hota([Sequence2D(seen, truth)])
+    assert figures["deta"] == pytest.approx(100)
+    assert figures["assa"] == pytest.approx(50)
+    assert figures["hota"] == pytest.approx(100 * 0.5**0.5)
 
 
 def pairs_of(seed: int, videos: int = 3, expressions: int = 8) -> tuple[list[Pair], list[Boxes]]:
     """Expressions that each refer to some objects, with scores that know a little of it."""
     rng = np.random.default_rng(seed)
-    found, truths = [], []
+    pairs, truths = [], []
     for _ in range(videos):
         truth, seen = tracks(rng, 8, 30, 3.0, 0.05, 0.15)
         matches = match(seen, truth)
@@ -107,9 +107,9 @@ def pairs_of(seed: int, videos: int = 3, expressions: int = 8) -> tuple[list[Pai
             per_track = {t: rng.normal(0, 0.7) for t in np.unique(seen.id_N)}
             score = fits + np.array([per_track[t] for t in seen.id_N]) + rng.normal(0, 0.2, len(seen))
             part = truth.take(np.isin(truth.id_N, wanted))
-            found.append(Pair(seen, matches, object_n, fits, part.id_N, score))
+            pairs.append(Pair(seen, matches, object_n, fits, part.id_N, score))
             truths.append(part)
-    return found, truths
+    return pairs, truths
 
 
 def test_the_table_at_a_level_is_the_slow_count():
@@ -166,6 +166,6 @@ def test_auc_by_hand_with_ties():
 
 def test_precision_and_recall_by_hand():
     kept, label = np.array([True, True, False, False]), np.array([True, False, True, True])
-    found = precision_recall(kept, label)
-    assert found["precision"] == pytest.approx(50)
-    assert found["recall"] == pytest.approx(100 / 3)
+    figures = precision_recall(kept, label)
+    assert figures["precision"] == pytest.approx(50)
+    assert figures["recall"] == pytest.approx(100 / 3)

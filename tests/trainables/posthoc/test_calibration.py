@@ -91,14 +91,14 @@ def test_thresholds_of_several_settings_are_a_row_each():
 
 def slow_calibrated(score_E: Floats, test_ED: Floats, a: float, b: float, tau: float) -> list[float]:
     """The published post-processing, one expression and one training expression at a time."""
-    found = []
+    scores = []
     for score, feature in zip(score_E, test_ED, strict=True):
         sim = [sum(x * y for x, y in zip(feature, other, strict=True)) for other in TRAIN]
         low, high = min(sim), max(sim)
         power = [math.exp(tau * (s - low) / (high - low)) for s in sim]
         prior = sum(e / sum(power) * p for e, p in zip(power, SHARE, strict=True))
-        found.append(float(score + a * prior + b))
-    return found
+        scores.append(float(score + a * prior + b))
+    return scores
 
 
 def test_published_values_reproduce_a_slow_loop():

@@ -14,20 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from refsweep.datasets.problems import InputError
 from refsweep.trainables.metrics import retrieval
-from refsweep.trainables.metrics.retrieval import Ranking, Truth, rank, rank_similarities
+from refsweep.trainables.metrics.retrieval import Ranking, RetrievalTruth, rank, rank_similarities
 from refsweep.trainables.posthoc import reranking
 from refsweep.trainables.posthoc.reranking import (
-    PLAIN,
     Features,
-    Grid,
     choose,
     expand_queries,
     figures,
     k_reciprocal,
     ranked,
     similarities,
-    weightings,
 )
+from refsweep.trainables.posthoc.settings import PLAIN, Grid, weightings
 
 Singles = NDArray[np.float32]
 
@@ -63,13 +61,13 @@ def slow_k_reciprocal(query: Singles, gallery: Singles, k1: int, k2: int, lam: f
             v[p, g] = math.exp(-d[p][g])
         v[p] /= v[p].sum()
     v = np.array([np.mean([v[g] for g in n(p, k2 - 1)], axis=0) for p in everything])
-    found = np.zeros((len(query), len(gallery)))
+    distance_QG = np.zeros((len(query), len(gallery)))
     for p in range(len(query)):
         for g in range(len(gallery)):
             a, b = v[p], v[len(query) + g]
             jaccard = 1 - np.minimum(a, b).sum() / np.maximum(a, b).sum()
-            found[p, g] = (1 - lam) * jaccard + lam * d[p][len(query) + g]
-    return found
+            distance_QG[p, g] = (1 - lam) * jaccard + lam * d[p][len(query) + g]
+    return distance_QG
 
 
 def directions(count: int, width: int, rng: np.random.Generator) -> Singles:
@@ -82,14 +80,14 @@ def on_a_circle(*degrees: float) -> Singles:
     return np.array([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in degrees], np.float32)
 
 
-def people(identities: int, seed: int, noise: float = 0.8, width: int = 24) -> tuple[Features, Truth]:
+def people(identities: int, seed: int, noise: float = 0.8, width: int = 24) -> tuple[Features, RetrievalTruth]:
     """A split of made features: one query and four gallery rows a person."""
     rng = np.random.default_rng(seed)
     shared = directions(identities, width, rng)
     q_id, g_id = np.arange(identities), np.repeat(np.arange(identities), 4)
     query, gallery = (shared[i] + noise * directions(len(i), width, rng) for i in (q_id, g_id))
     query, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
-    return Features.of(query, gallery), Truth(q_id, g_id)
+    return Features.of(query, gallery), RetrievalTruth(q_id, g_id)
 
 
 GRID = Grid(k1=(2, 6), k2=(1, 3), lam=(0.0, 0.3, 0.7), qe=((2, 0.0), (4, 3.0)))
@@ -98,12 +96,12 @@ GRID = Grid(k1=(2, 6), k2=(1, 3), lam=(0.0, 0.3, 0.7), qe=((2, 0.0), (4, 3.0)))
 def test_re_ranking_by_hand():
     # a query at 0 degrees, gallery rows at 10 and 25. The nearest of the first two is the other, that of the third is
     # the second: it is in no other's set. k1 / 2 rounds to 0, so that no set grows
-    found = k_reciprocal(on_a_circle(0), on_a_circle(10, 25), 1, 1, 0.25)
+    distance_QG = k_reciprocal(on_a_circle(0), on_a_circle(10, 25), 1, 1, 0.25)
     c10, c15, c25 = (math.cos(math.radians(a)) for a in (10, 15, 25))
     e_query, e_first = math.exp(-(1 - c10) / (1 - c25)), math.exp(-(1 - c10) / (1 - c15))
     smaller = min(1 / (1 + e_query), e_first / (1 + e_first)) + min(e_query / (1 + e_query), 1 / (1 + e_first))
     first = 0.75 * (1 - smaller / (2 - smaller)) + 0.25 * (1 - c10) / (1 - c25)
-    np.testing.assert_allclose(found, [[first, 1.0]], rtol=1e-5)
+    np.testing.assert_allclose(distance_QG, [[first, 1.0]], rtol=1e-5)
 
 
 @given(
@@ -125,8 +123,8 @@ def test_it_is_the_paper_one_row_at_a_time(
         rows = np.eye(3, dtype=np.float32)[rng.integers(0, 3, len(rows))] * rng.choice([-1, 1], (len(rows), 1))
         rows = rows.astype(np.float32)
     rows = retrieval.on_grid(rows).astype(np.float32)  # so that both compute with the same numbers
-    found = k_reciprocal(rows[:queries], rows[queries:], k1, k2, lam)
-    np.testing.assert_allclose(found, slow_k_reciprocal(rows[:queries], rows[queries:], k1, k2, lam), atol=1e-5)
+    distance_QG = k_reciprocal(rows[:queries], rows[queries:], k1, k2, lam)
+    np.testing.assert_allclose(distance_QG, slow_k_reciprocal(rows[:queries], rows[queries:], k1, k2, lam), atol=1e-5)
 
 
 def test_query_expansion_by_hand():
@@ -164,7 +162,7 @@ def test_the_choice_is_never_worse_than_plain_where_it_is_made(metric: str):
 
 def test_where_nothing_can_be_gained_the_choice_is_plain():
     rows = np.eye(6, dtype=np.float32)
-    truth = Truth(np.arange(6), np.arange(6))
+    truth = RetrievalTruth(np.arange(6), np.arange(6))
     assert choose(Features.of(rows, rows), truth, GRID) == PLAIN
 
 
@@ -204,9 +202,9 @@ def test_weights_are_a_weighted_sum_of_similarities():
     rng = np.random.default_rng(7)
     query = {"image": directions(5, 4, rng), "text": directions(5, 7, rng)}
     gallery = {"image": directions(8, 4, rng), "text": directions(8, 7, rng)}
-    found = similarities(Features(query, gallery), {"weight_image": 0.75, "weight_text": 0.25})
+    similarity_QG = similarities(Features(query, gallery), {"weight_image": 0.75, "weight_text": 0.25})
     expected = 0.75 * query["image"] @ gallery["image"].T + 0.25 * query["text"] @ gallery["text"].T
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(similarity_QG, expected, atol=1e-6)
     alone = similarities(Features(query, gallery), {"weight_image": 1.0, "weight_text": 0.0})
     np.testing.assert_allclose(alone, query["image"] @ gallery["image"].T, atol=1e-6)
 
@@ -216,10 +214,12 @@ def test_a_query_without_a_modality_is_ranked_by_the_others():
     gallery = directions(9, 5, rng)
     query = {"nir": directions(4, 5, rng), "sk": directions(4, 5, rng)}
     query["sk"][2] = 0
-    found = similarities(Features(query, {"nir": gallery, "sk": gallery}), {"weight_nir": 0.2, "weight_sk": 0.8})
-    np.testing.assert_array_equal(np.argsort(found[2]), np.argsort(query["nir"][2] @ gallery.T))
+    similarity_QG = similarities(
+        Features(query, {"nir": gallery, "sk": gallery}), {"weight_nir": 0.2, "weight_sk": 0.8}
+    )
+    np.testing.assert_array_equal(np.argsort(similarity_QG[2]), np.argsort(query["nir"][2] @ gallery.T))
     both = 0.2 * query["nir"][0] @ gallery.T + 0.8 * query["sk"][0] @ gallery.T
-    np.testing.assert_array_equal(np.argsort(found[0]), np.argsort(both))
+    np.testing.assert_array_equal(np.argsort(similarity_QG[0]), np.argsort(both))
 
 
 def test_weights_are_searched_with_the_rest():
@@ -242,10 +242,10 @@ def test_weights_are_searched_with_the_rest():
 def test_a_model_that_says_the_same_of_everyone_gains_nothing():
     """Taking the first k of equals as neighbours would help those who are stored first."""
     rows = np.tile(on_a_circle(30), (15, 1))
-    truth = Truth(np.arange(3), np.repeat(np.arange(3), 4))
-    found = figures(Features.of(rows[:3], rows[3:]), truth, GRID.settings())
+    truth = RetrievalTruth(np.arange(3), np.repeat(np.arange(3), 4))
+    values = figures(Features.of(rows[:3], rows[3:]), truth, GRID.settings())
     last = np.mean([(n + 1) / (9 + n) for n in range(4)]) * 100
-    assert found == pytest.approx([last] * len(found))
+    assert values == pytest.approx([last] * len(values))
 
 
 def test_the_order_of_the_gallery_changes_no_figure():
@@ -255,7 +255,7 @@ def test_the_order_of_the_gallery_changes_no_figure():
     expected = figures(Features.of(query, gallery), truth, GRID.settings())
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(gallery))
-        moved = Features.of(query, gallery[order]), Truth(truth.query_id_Q, truth.gallery_id_G[order])
+        moved = Features.of(query, gallery[order]), RetrievalTruth(truth.query_id_Q, truth.gallery_id_G[order])
         assert figures(*moved, GRID.settings()) == pytest.approx(expected, rel=1e-9)
 
 

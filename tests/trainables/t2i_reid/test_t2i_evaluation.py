@@ -1,40 +1,45 @@
-"""What `t2i_reid` is measured by, and how a trained one answers."""
+"""The figures of `t2i_reid`, and how a trained one answers."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from refsweep.datasets.layouts.cuhk_pedes import PersonText
 from refsweep.datasets.problems import DataError, InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays
-from refsweep.tests.trainables.people import config, make_task, predicted, train, write_people
+from refsweep.tests.trainables.t2i_reid.case import SMALL, write_people
+from refsweep.tests.trainables.tools import Family, predicted, trained
 from refsweep.trainables.reid.evaluation import choose, similarities
-from refsweep.trainables.t2i_reid import task as t2i_reid
+from refsweep.trainables.t2i_reid import METRICS, Config, Task
+from refsweep.trainables.t2i_reid.evaluate import queries_of
+from refsweep.trainables.t2i_reid.serve import serve
 from refsweep.trainables.training.package import Package
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_predictions_do_not_depend_on_how_the_plan_is_cut(people: Path):
-    task = make_task(people, fusion="tokens")
-    whole = predicted(task, "validation", 1000)
-    for size in (1, 5):
-        found = predicted(task, "validation", size)
-        for name in whole:
-            np.testing.assert_allclose(found[name].astype(float), whole[name].astype(float), atol=2e-3)
-    assert sum(task.stretches("validation")) == task.plan("validation", 0, 0).num_rows
+@pytest.fixture(scope="module")
+def family(family_of: Callable[[str], Family]) -> Family:
+    return family_of("t2i_reid")
+
+
+def other_data(family: Family, folder: Path) -> Family:
+    """The family on other data."""
+    return dataclasses.replace(family, folder=folder)
 
 
 @pytest.mark.parametrize(("query", "count"), [("identity", 24), ("caption", 24), ("clothing", 24)])
-def test_queries_are_texts_and_the_gallery_is_every_picture(query: str, count: int, people: Path):
+def test_queries_are_texts_and_the_gallery_is_every_picture(query: str, count: int, family: Family):
     """Not repeated: a private split in which queries are pictures with captions too."""
-    task = make_task(people, query=query)
+    task = family.task(query=query)
     plan = task.plan("validation", 0, 0).to_pylist()
     pictures, queries = ([row for row in plan if (row["text"] >= 0) == text] for text in (False, True))
     assert [row["path"] for row in pictures] == task.data.images("validation").column("path").to_pylist()
@@ -42,26 +47,25 @@ def test_queries_are_texts_and_the_gallery_is_every_picture(query: str, count: i
     assert all(row["path"] == "" for row in queries)
 
 
-def perfect(task: t2i_reid.Task, split: str) -> Arrays:
+def perfect(task: Task, split: str) -> Arrays:
     """Features that tell people apart, in the order of the plan."""
     identity = task.data.images(split).column("identity").to_numpy()
-    asked = identity[task.queries(split).column("image").to_numpy()]
-    who = np.concatenate([identity, asked])
+    of_query = identity[queries_of(task.data, split, task.config.query).column("image").to_numpy()]
+    who = np.concatenate([identity, of_query])
     feature = (who[:, None] == np.unique(identity)).astype(np.float32)
     is_text = np.arange(len(who)) >= len(identity)
     return {"feature": feature, "is_text": is_text, "cosine": np.where(is_text, np.nan, 0.25).astype(np.float32)}
 
 
-def test_figures_are_in_percent_and_nothing_is_multiplied(people: Path):
+def test_figures_are_in_percent_and_nothing_is_multiplied(family: Family):
     """Not repeated: mAP x 2 and Rank-1/5/10 x 1.8/1.5/1.5."""
-    task = make_task(people)
-    found = {split: perfect(task, split) for split in task.eval_splits}
-    scores = task.evaluate(found)
-    assert set(scores.metrics) == set(t2i_reid.METRICS)
+    task = family.task()
+    predictions = {split: perfect(task, split) for split in task.eval_splits}
+    scores = task.evaluate(predictions)
     assert {scores.metrics[m] for m in ("rank1", "rank5", "rank10", "map", "map100", "minp")} == {100.0}
     assert scores.metrics["feature_cosine"] == pytest.approx(25)
     # one picture of another person in front of the right ones of every query: rank 1 is 0, the mean over 3 is known
-    validation = found["validation"]
+    validation = predictions["validation"]
     identity = task.data.images("validation").column("identity").to_numpy()
     wide = np.zeros((len(validation["feature"]), 5), np.float32)
     wide[:, :4] = validation["feature"] * 0.6
@@ -69,57 +73,34 @@ def test_figures_are_in_percent_and_nothing_is_multiplied(people: Path):
     first = np.flatnonzero(identity == identity[0])[0]
     wide[np.arange(len(identity)), 4], wide[first, 4] = 0, 0.8
     wide[: len(identity)] /= np.linalg.norm(wide[: len(identity)], axis=1, keepdims=True)
-    found["validation"] = {**validation, "feature": wide}
-    figures = task.evaluate({"validation": found["validation"]}, {}).metrics
+    figures = task.evaluate({"validation": {**validation, "feature": wide}}, {}).metrics
     # 18 of 24 queries are of the other three people: right at places 2, 3 and 4
     expected = (18 * np.mean([1 / 2, 2 / 3, 3 / 4]) + 6 * 1) / 24
     assert figures["rank1"] == pytest.approx(25)
     assert figures["map"] == pytest.approx(100 * expected)
 
 
-def test_the_setting_is_chosen_on_calibration_only_and_a_given_one_is_used(people: Path):
-    task = make_task(people)
-    rng = np.random.default_rng(0)
-
-    def noisy(split: str, seed: int) -> Arrays:
-        found = perfect(task, split)
-        wild = found["feature"] + np.random.default_rng(seed).normal(0, 0.9, found["feature"].shape)
-        return {**found, "feature": (wild / np.linalg.norm(wild, axis=1, keepdims=True)).astype(np.float32)}
-
-    chosen = set()
-    for seed in rng.integers(1000, size=8).tolist():
-        calibration = noisy("calibration", seed)
-        one, two = (task.evaluate({"calibration": calibration, "validation": noisy("validation", s)}) for s in (1, 2))
-        assert one.setting == two.setting
-        assert one.metrics != two.metrics
-        chosen.add(tuple(sorted(one.setting.items())))
-        again = task.evaluate({"validation": noisy("validation", 1)}, one.setting)
-        assert again.metrics == one.metrics
-    assert len(chosen) > 1
-
-
-def test_the_last_figures_are_those_of_the_last_weights(people: Path):
+def test_the_last_figures_are_those_of_the_last_weights(family: Family):
     """Not repeated: a gallery whose features are kept from the first evaluation."""
-    training = train(config(epochs=3, lr=5e-3), None, people)
-    fresh = make_task(people)
+    training = trained(family.training(epochs=3, lr=5e-3))
+    fresh = family.task()
     fresh.model.load_state_dict(training.task.model.state_dict())
-    found = {split: predicted(fresh, split) for split in fresh.eval_splits}
     last = training.history[-1]
-    again = fresh.evaluate(found)
+    again = fresh.evaluate({split: predicted(fresh, split, family.store) for split in fresh.eval_splits})
     assert again.setting == last.setting
-    for name in t2i_reid.METRICS:
+    for name in METRICS:
         assert last.metrics[name] == pytest.approx(again.metrics[name], abs=1e-3)
     assert len({r.metrics["feature_cosine"] for r in training.history}) == 3
 
 
-def test_the_weight_of_fusion_is_chosen_where_it_helps(people: Path):
-    task = make_task(people, fusion="pooled", fusion_weight=(2.0,))
+def test_the_weight_of_fusion_is_chosen_where_it_helps(family: Family):
+    task = family.task(fusion="pooled", fusion_weight=(2.0,))
     predictions = {}
     for split in task.eval_splits:
-        found = perfect(task, split)
-        found["feature"] = np.random.default_rng(0).normal(size=(len(found["is_text"]), 16)).astype(np.float32)
-        found["feature"] /= np.linalg.norm(found["feature"], axis=1, keepdims=True)
-        predictions[split] = found
+        arrays = perfect(task, split)
+        arrays["feature"] = np.random.default_rng(0).normal(size=(len(arrays["is_text"]), 16)).astype(np.float32)
+        arrays["feature"] /= np.linalg.norm(arrays["feature"], axis=1, keepdims=True)
+        predictions[split] = arrays
     scores = task.evaluate(predictions)
     assert scores.setting["bonus"] in (0.0, 2.0)
     helped = task.retrieval("calibration", predictions["calibration"])
@@ -139,14 +120,14 @@ def test_captions_that_say_nothing_of_the_query_are_not_asked_with(tmp_path: Pat
     silent = next(i for i in items if i["split"] == "test")
     silent["captions"] = ["Wearing a red shirt."]
     path.write_text(json.dumps(items))
-    task = make_task(tmp_path, query="identity")
-    assert task.queries("test").num_rows == task.data.images("test").num_rows - 1
-    assert make_task(tmp_path, query="clothing").queries("test").num_rows == task.data.images("test").num_rows
+    data = PersonText(Store(str(tmp_path)))
+    assert queries_of(data, "test", "identity").num_rows == data.images("test").num_rows - 1
+    assert queries_of(data, "test", "clothing").num_rows == data.images("test").num_rows
 
 
-def test_a_picture_that_will_not_decode_is_named(tmp_path: Path):
+def test_a_picture_that_will_not_decode_is_named(family: Family, tmp_path: Path):
     write_people(tmp_path)
-    task = make_task(tmp_path)
+    task = other_data(family, tmp_path).task()
     plan = task.plan("train", 0, 0)
     path = plan.column("path")[0].as_py()
     (tmp_path / path).write_bytes(b"no picture")
@@ -154,40 +135,21 @@ def test_a_picture_that_will_not_decode_is_named(tmp_path: Path):
         task.read(plan.slice(0, 2), task.data.store)
 
 
-def packaged(task: t2i_reid.Task, setting: dict[str, float]) -> Package:
-    return Package(
-        trainable="t2i_reid",
-        config=json.loads(json.dumps(dataclasses.asdict(task.config))),
-        setting=setting,
-        facts=json.loads(json.dumps(task.facts())),
-        origin={},
-        weights=task.model.state_dict(),
-    )
-
-
 @pytest.mark.parametrize("fusion", [None, "tokens"])
-def test_a_package_answers_as_the_evaluation_ranks(fusion: str | None, people: Path, tmp_path: Path):
-    task = make_task(people, fusion=fusion, fusion_top=100)
+def test_a_package_answers_as_the_evaluation_ranks(fusion: str | None, family: Family, tmp_path: Path):
+    task = family.task(fusion=fusion, fusion_top=100)
     task.plan("train", 0, 0)
     setting = {"bonus": 0.5} if fusion else {"qe_k": 2.0, "qe_alpha": 1.0}
-    found = predicted(task, "validation")
-    retrieval = task.retrieval("validation", found)
+    retrieval = task.retrieval("validation", predicted(task, "validation", family.store))
     expected = similarities(retrieval.features, setting, retrieval.bonus_QG)
-    packaged(task, setting).write(Store(str(tmp_path)))
-    answers = t2i_reid.serve(Package.read(Store(str(tmp_path))))
+    family.package(task, setting).write(Store(str(tmp_path)))
+    served = serve(Package.read(Store(str(tmp_path))))
     files = [task.data.store.read(path) for path in task.data.images("validation").column("path").to_pylist()]
-    texts = task.queries("validation").column("identity_text").to_pylist()[:3]
-    out = answers.predict({"text": texts, "gallery": [files] * 3})
+    texts = queries_of(task.data, "validation", "identity").column("identity_text").to_pylist()[:3]
+    out = served.predict({"text": texts, "gallery": [files] * 3})
     for row in range(3):
         np.testing.assert_allclose(out["score"][row], expected[row][out["order"][row]], atol=2e-3)
         assert out["score"][row] == sorted(out["score"][row], reverse=True)
-
-
-def test_the_example_survives_json_and_is_answered(people: Path):
-    task = make_task(people)
-    row = json.loads(json.dumps(t2i_reid.example(task.data, task.config)))
-    out = t2i_reid.serve(packaged(task, {})).predict(row)
-    assert sorted(out["order"][0]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -197,27 +159,28 @@ def test_the_example_survives_json_and_is_answered(people: Path):
         ({"text": ["a man"], "gallery": [[]]}, "at least one image"),
     ],
 )
-def test_a_query_that_can_not_be_answered_is_refused(row: Any, message: str, people: Path):
-    answers = t2i_reid.serve(packaged(make_task(people), {}))
+def test_a_query_that_can_not_be_answered_is_refused(row: Any, message: str, family: Family):
+    served = serve(family.package(family.task(), {}))
     with pytest.raises(InputError, match=message):
-        answers.predict(row)
+        served.predict(row)
     with pytest.raises(InputError, match="a query must have a text"):
-        answers.encode_query({"text": ""})
+        served.encode_query({"text": ""})
 
 
-def test_a_model_of_other_people_is_measured_and_goes_on_learning(people: Path, tmp_path: Path):
+def test_a_model_of_other_people_is_measured_and_goes_on_learning(family: Family, tmp_path: Path):
     write_people(tmp_path / "data", train=4)
-    trained = make_task(people)
-    other = make_task(tmp_path / "data")
+    others = other_data(family, tmp_path / "data")
+    learnt = family.task()
+    other = others.task()
     assert len(other.model.classifier.weight) == 4
-    other.model.load_state_dict(trained.model.state_dict())
+    other.model.load_state_dict(learnt.model.state_dict())
     assert len(other.model.classifier.weight) == 7
-    packaged(trained, {}).write(Store(str(tmp_path / "package")))
-    begun = make_task(tmp_path / "data", init=str(tmp_path / "package"))
+    family.package(learnt, {}).write(Store(str(tmp_path / "package")))
+    begun: Any = others.training(init=str(tmp_path / "package")).task
     assert len(begun.model.classifier.weight) == 4
-    assert torch.equal(begun.model.shared_mlp.weight, trained.model.shared_mlp.weight)
+    assert torch.equal(begun.model.shared_mlp.weight, learnt.model.shared_mlp.weight)
     with pytest.raises(InputError, match="does not fit"):
-        make_task(tmp_path / "data", init=str(tmp_path / "package"), shared_dim=32)
+        others.task(init=str(tmp_path / "package"), shared_dim=32)
 
 
 @pytest.mark.parametrize(
@@ -241,4 +204,4 @@ def test_a_model_of_other_people_is_measured_and_goes_on_learning(people: Path, 
 )
 def test_a_bad_config_is_refused_with_rule_and_value(changed: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        config(**changed)
+        Config(**{**SMALL, **changed})

@@ -9,9 +9,11 @@ import pytest
 import torch
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
+from refsweep.trainables.towers import sizes as tower_sizes
 from refsweep.trainables.towers import text, vit
-from refsweep.trainables.towers.text import TextSizes, TextTower, WordPieces
-from refsweep.trainables.towers.vit import ImageSizes, ImageTower
+from refsweep.trainables.towers.sizes import ImageSizes, TextSizes
+from refsweep.trainables.towers.text import TextTower, WordPieces
+from refsweep.trainables.towers.vit import ImageTower
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTForImageClassification, ViTModel
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "in", "red", "shirt", "##s"]
@@ -93,16 +95,16 @@ def test_weights_that_are_no_safetensors_are_refused(published: Path, tmp_path: 
 
 def test_weights_of_other_sizes_or_from_nowhere_are_refused(published: Path):
     with pytest.raises(InputError, match=r"other sizes: must be .*'hidden_size': 96.* got .*'hidden_size': 24"):
-        ImageTower(vit.SIZES["vit-tiny"], 32, 32, str(published / "vit"))
+        ImageTower(tower_sizes.IMAGE["vit-tiny"], 32, 32, str(published / "vit"))
     with pytest.raises(InputError, match=r"weights must be a folder, an s3:// prefix or a hub id, got './nowhere'"):
         TextTower(TEXT, "./nowhere")
     with pytest.raises(InputError, match="convolution tower must be null"):
-        ImageTower(vit.SIZES["conv-tiny"], 32, 32, "some/weights")
+        ImageTower(tower_sizes.IMAGE["conv-tiny"], 32, 32, "some/weights")
 
 
 def test_what_follows_the_end_of_a_text_moves_nothing():
     torch.manual_seed(0)
-    tower = TextTower(text.SIZES["bert-tiny"]).eval()
+    tower = TextTower(tower_sizes.TEXT["bert-tiny"]).eval()
     ids = torch.tensor([[5, 6, 7, 0, 0, 0], [5, 6, 7, 8, 9, 10]])
     with torch.no_grad():
         torch.testing.assert_close(tower(ids)[0][:1], tower(ids[:1])[0])

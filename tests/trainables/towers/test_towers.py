@@ -12,13 +12,14 @@ from refsweep.datasets.layouts.refer_kitti import normalise
 from refsweep.datasets.made.driving.expressions import _templates
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
-from refsweep.trainables.towers.clip import SIZES, VOCABULARY, ClipTowers, TowerSizes, _resample, build
+from refsweep.trainables.towers.clip import ClipTowers, _resample, build
+from refsweep.trainables.towers.sizes import CLIP, VOCABULARY, ClipSizes
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 TEXTS = sorted({normalise(t.raw) for t in _templates()} | {t.raw.replace("-", " ") for t in _templates()})
 END = VOCABULARY - 1
-SMALL_RESNET = TowerSizes(embed_dim=32, layers=(1, 1, 1, 1), width=4, text_width=64, text_heads=1, text_layers=1)
+SMALL_RESNET = ClipSizes(embed_dim=32, layers=(1, 1, 1, 1), width=4, text_width=64, text_heads=1, text_layers=1)
 State = dict[str, Tensor]
 
 
@@ -31,7 +32,7 @@ def vit() -> ClipTowers:
 def test_every_expression_fits_the_context_and_ends_with_its_end_token(name: str):
     towers = build(name)
     tokens_ET = towers.tokenize(TEXTS)
-    assert tokens_ET.shape == (len(TEXTS), SIZES[name].context)
+    assert tokens_ET.shape == (len(TEXTS), CLIP[name].context)
     assert tokens_ET.dtype == torch.int64
     for text, row in zip(TEXTS, tokens_ET.tolist(), strict=True):
         assert row.count(END) == 1
@@ -76,7 +77,7 @@ def test_only_the_first_states_are_given_and_what_follows_the_end_does_not_matte
 
 
 def test_an_unknown_tower_names_the_choices():
-    with pytest.raises(InputError, match=f"tower must be one of {', '.join(SIZES)}.*got 'RN51'"):
+    with pytest.raises(InputError, match=f"tower must be one of {', '.join(CLIP)}.*got 'RN51'"):
         build("RN51")
 
 
@@ -89,17 +90,17 @@ def test_an_unknown_tag_names_the_tags(name: str, tags: str):
 @pytest.mark.parametrize(
     ("sizes", "px", "places"),
     [
-        (SIZES["conv-tiny"], 64, 16),
-        (SIZES["conv-tiny"], 96, 36),
-        (SIZES["ViT-tiny"], 64, 16),
-        (SIZES["ViT-tiny"], 96, 36),
+        (CLIP["conv-tiny"], 64, 16),
+        (CLIP["conv-tiny"], 96, 36),
+        (CLIP["ViT-tiny"], 64, 16),
+        (CLIP["ViT-tiny"], 96, 36),
         (SMALL_RESNET, 64, 4),
         (SMALL_RESNET, 96, 9),
         (SMALL_RESNET, 224, 49),
     ],
 )
 @torch.no_grad()
-def test_places_are_what_the_tower_gives(sizes: TowerSizes, px: int, places: int):
+def test_places_are_what_the_tower_gives(sizes: ClipSizes, px: int, places: int):
     towers = ClipTowers(sizes).eval()
     assert towers.places(px) == places
     assert towers.encode_image(torch.randn(2, 3, px, px)).shape == (2, places, towers.visual_dim)
@@ -110,14 +111,14 @@ def test_a_vit_interpolates_its_positions():
     row, column = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     grid_LD = torch.stack([row.flatten(), column.flatten(), torch.full((16,), 7.0)], 1)
     first = torch.tensor([[-1.0, -2.0, -3.0]])
-    found = _resample(torch.cat([first, grid_LD]), (4, 4), (8, 8))
-    assert found.shape == (65, 3)
-    torch.testing.assert_close(found[:1], first)
-    found_HWD = found[1:].view(8, 8, 3)
-    torch.testing.assert_close(found_HWD[3:5, 0, 0], torch.tensor([1.25, 1.75]))
-    torch.testing.assert_close(found_HWD[0, 3:5, 1], torch.tensor([1.25, 1.75]))
-    torch.testing.assert_close(found_HWD[..., 2], torch.full((8, 8), 7.0))
-    torch.testing.assert_close(found_HWD[..., 0], found_HWD[..., 1].T)
+    resampled = _resample(torch.cat([first, grid_LD]), (4, 4), (8, 8))
+    assert resampled.shape == (65, 3)
+    torch.testing.assert_close(resampled[:1], first)
+    resampled_HWD = resampled[1:].view(8, 8, 3)
+    torch.testing.assert_close(resampled_HWD[3:5, 0, 0], torch.tensor([1.25, 1.75]))
+    torch.testing.assert_close(resampled_HWD[0, 3:5, 1], torch.tensor([1.25, 1.75]))
+    torch.testing.assert_close(resampled_HWD[..., 2], torch.full((8, 8), 7.0))
+    torch.testing.assert_close(resampled_HWD[..., 0], resampled_HWD[..., 1].T)
 
 
 @torch.no_grad()
@@ -154,8 +155,8 @@ def outputs(towers: ClipTowers) -> tuple[Tensor, ...]:
         return towers.encode_image(image), *towers.encode_text(towers.tokenize(["car", "left car"]), 4)
 
 
-def assert_same(found: ClipTowers, expected: ClipTowers) -> None:
-    for mine, theirs in zip(outputs(found.eval()), outputs(expected), strict=True):
+def assert_same(loaded: ClipTowers, expected: ClipTowers) -> None:
+    for mine, theirs in zip(outputs(loaded.eval()), outputs(expected), strict=True):
         torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
 
 

@@ -173,7 +173,7 @@ def test_a_familys_own_defaults_are_not_held_against_another_choice():
 
 def test_yaml_sets_the_fields_by_name():
     fields = {"optimiser": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "multistep", "milestones": [2, 4]}
-    config = coercion.make_config(toy, coercion.plain({**fields, "warmup": 1, "warmup_unit": "epochs"}))
+    config = coercion.make_config(toy.Config, {**fields, "warmup": 1, "warmup_unit": "epochs"})
     assert config == toy.Config(
         optimiser="sgd",
         momentum=0.9,

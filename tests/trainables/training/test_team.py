@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
-from refsweep.tests.trainables import mm_people, people
-from refsweep.tests.trainables.training.in_team import trained
-from refsweep.tests.trainables.training.test_loop import TINY
+from refsweep.tests.trainables.training.in_team import alone, together
 from refsweep.trainables.toy import task as toy
 from refsweep.trainables.training.loop import Training
 from refsweep.trainables.training.team import Losses, ProcessTeam, Team, shares
-
-
-def together(jobs: list[dict[str, Any]], folder: Path, size: int = 2) -> list[list[dict[str, Any]]]:
-    """The outcome of each job at each worker."""
-    path = folder / "jobs.json"
-    jobs = [{"out": str(folder / str(i)), **job} for i, job in enumerate(jobs)]
-    path.write_text(json.dumps(jobs))
-    port = free_port()
-    command = [sys.executable, "-m", "refsweep.tests.trainables.training.in_team"]
-    workers = [subprocess.Popen([*command, str(rank), str(size), str(port), str(path)]) for rank in range(size)]
-    assert [w.wait(240) for w in workers] == [0] * size
-    return [[json.loads((Path(job["out"]) / f"{r}.json").read_text()) for r in range(size)] for job in jobs]
-
-
-def alone(job: dict[str, Any]) -> dict[str, Any]:
-    return trained(job, Team())
 
 
 def team(rank: int, size: int) -> Team:
@@ -133,39 +111,6 @@ def test_a_checkpoint_of_one_worker_is_gone_on_with_by_two(tmp_path: Path):
     (two, _), (fresh, _) = together([{**job, "attempt": 2}, {"trainable": "toy", "config": TOY}], tmp_path)
     assert two["model"]["weight"] == pytest.approx(fresh["model"]["weight"], rel=1e-5)
     assert len(two["history"]) == 4
-
-
-def test_ikun_is_scored_the_same_by_two_workers(tmp_path: Path, made: Path):
-    # no training to speak of: what differs is who predicts which video, and how batches are cut
-    config = {**TINY, "epochs": 1, "lr": 1e-12, "weight_decay": 0.0, "warmup": 0.0}
-    job = {"trainable": "ikun", "config": config, "data": str(made)}
-    one, ((two, other),) = alone(job), together([job], tmp_path)
-    assert two["history"][0]["metrics"] == other["history"][0]["metrics"]
-    mine, theirs = one["history"][0]["metrics"], two["history"][0]["metrics"]
-    assert theirs.keys() == mine.keys()
-    # batch norm in training is over each worker's own rows
-    assert theirs["train_focal"] == pytest.approx(mine["train_focal"], rel=1e-2)
-    assert theirs["hota"] == pytest.approx(mine["hota"], abs=0.5)
-
-
-def test_re_identification_is_trained_by_two_workers(tmp_path: Path):
-    """In-batch losses see a worker's own rows, so that weights are not quite those of one worker; all else is."""
-    jobs = []
-    for trainable, made_by, config in (
-        ("t2i_reid", people, people.SMALL),
-        ("mm_reid", mm_people, mm_people.TINY),
-    ):
-        made_by.write_people(tmp_path / trainable)
-        jobs.append({"trainable": trainable, "config": {**config, "epochs": 2}, "data": str(tmp_path / trainable)})
-    for one, (two, other) in zip(map(alone, jobs), together(jobs, tmp_path), strict=True):
-        assert two["ended"] == other["ended"] == "done"
-        assert two["model"].keys() == one["model"].keys()
-        learnt = [name for name in two["model"] if "running_" not in name]  # statistics are of a worker's own rows
-        assert [two["model"][name] for name in learnt] == [other["model"][name] for name in learnt]
-        assert without_time(two) == without_time(other)
-        for mine, theirs in zip(one["history"], two["history"], strict=True):
-            assert mine["metrics"].keys() == theirs["metrics"].keys()
-            assert theirs["metrics"]["train_loss"] == pytest.approx(mine["metrics"]["train_loss"], rel=0.3)
 
 
 def test_batch_norm_is_not_synchronised_between_cpus():

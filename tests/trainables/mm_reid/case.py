@@ -1,4 +1,4 @@
-"""A few people in ORBench's layout, and mm_reid's Task on them, for the tests of both its sides."""
+"""A few people in ORBench's layout, and an `mm_reid` small enough to train on them in a test."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from refsweep.datasets.storage.store import Store
-from refsweep.datasets.stream import Arrays, cut
-from refsweep.trainables.mm_reid import task as mm_reid
-from refsweep.trainables.mm_reid.model import MODALITIES
-from torch import Tensor
+from refsweep.datasets.stream import Arrays
+from refsweep.tests.trainables.tools import Case, Changed
+from refsweep.trainables.mm_reid.config import MODALITIES
 
 TINY: dict[str, Any] = {
     "tower": "ViT-tiny",
@@ -66,30 +64,40 @@ def write_people(root: Path) -> Path:
     return root
 
 
-def config(**changed: object) -> mm_reid.Config:
-    return mm_reid.Config(**{**TINY, **changed})
+def at_random(predictions: Arrays, rng: np.random.Generator) -> Arrays:
+    """Features in random directions."""
+    return {"feature": rng.standard_normal(predictions["feature"].shape).astype(np.float32)}
 
 
-def make_task(folder: Path, **changed: object) -> mm_reid.Task:
-    """A task with a random model whose features differ by modality."""
-    torch.manual_seed(0)
-    made = mm_reid.Task(config(**changed), mm_reid.open_data(Store(str(folder))))
-    for parameter in made.model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    made.model.eval()
-    return made
-
-
-def read(made: mm_reid.Task, split: str, start: int = 0, count: int = 6) -> dict[str, Tensor]:
-    rows = made.plan(split, 0, 0).slice(start, count)
-    return {name: torch.tensor(array) for name, array in made.read(rows, made.data.store).items()}
-
-
-@torch.no_grad()
-def predictions(made: mm_reid.Task, size: int = 16) -> dict[str, Arrays]:
-    found = {}
-    for split in made.eval_splits:
-        predict = made.predictor()
-        parts = [predict(made.read(p.rows, made.data.store)) for p in cut(made.plan(split, 0, 0), size, 0, split)]
-        found[split] = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    return found
+CASE = Case(
+    config=TINY,
+    write_data=write_people,
+    variants=[{"evaluate_every": 2, "clip_quantile": 0.5, "fusion_dropout": 0.3}],
+    changes={
+        "tower": "ViT-tiny-77",
+        "height_px": 48,
+        "width_px": 32,
+        "per_identity": 3,
+        "visits": 2,
+        "lora_rank": (2, 0, 4),
+        "lora_alpha": 4.0,
+        "width": 24,
+        "heads": 4,
+        "fusion_depth": 2,
+        "temperature": 0.4,
+        "sdm_start": 0.4,
+        "sdm_full": 0.9,
+        "min_modalities": 4,
+        "queries": 1,
+        "mix": (0.9,),
+        "text_weight": Changed(value=(50.0,), given={"mix": (0.9,)}),
+        "rerank_k1": (2,),
+        "rerank_k2": Changed(value=(2,), given={"rerank_k1": (2,)}),
+        "rerank_lambda": Changed(value=(0.1,), given={"rerank_k1": (2,)}),
+        "expand_k": (1,),
+        "expand_alpha": Changed(value=(9.0,), given={"expand_k": (2,)}),
+    },
+    guess=at_random,
+    settings=({}, {"mix": 0.75, "text_weight": 2.0, "qe_k": 2, "qe_alpha": 1.0}),
+    worker_tolerance=0.3,  # in-batch losses: each worker's rows meet fewer others
+)

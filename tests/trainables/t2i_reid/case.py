@@ -8,15 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 from PIL import Image
 from refsweep.datasets.storage.store import Store
-from refsweep.datasets.stream import Arrays, cut
-from refsweep.trainables.t2i_reid import task as t2i_reid
-from refsweep.trainables.training.checkpoints import Checkpoints
-from refsweep.trainables.training.loop import Stopped, Training
-from torch import Tensor
+from refsweep.datasets.stream import Arrays
+from refsweep.tests.trainables.tools import Case, Changed
 
 SMALL: dict[str, Any] = {
     "tower": "conv-tiny",
@@ -71,53 +66,44 @@ def write_people(folder: Path, train: int = 7, val: int = 8, test: int = 4, pict
     store.write("caption_all.json", json.dumps(items).encode())
 
 
-def config(**changed: Any) -> t2i_reid.Config:
-    return t2i_reid.Config(**{**SMALL, **changed})
+def at_random(predictions: Arrays, rng: np.random.Generator) -> Arrays:
+    """Features of length 1 in random directions."""
+    feature_ND = rng.standard_normal(predictions["feature"].shape).astype(np.float32)
+    return {**predictions, "feature": feature_ND / np.linalg.norm(feature_ND, axis=1, keepdims=True)}
 
 
-def make_task(folder: Path, **changed: Any) -> t2i_reid.Task:
-    torch.manual_seed(0)
-    return t2i_reid.Task(config(**changed), t2i_reid.open_data(Store(str(folder))))
-
-
-def read(task: t2i_reid.Task, rows: pa.Table) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(array) for name, array in task.read(rows, task.data.store).items()}
-
-
-def predicted(task: t2i_reid.Task, split: str, size: int | None = None) -> Arrays:
-    task.model.eval()
-    predict, plan = task.predictor(), task.plan(split, 0, 0)
-    found = [
-        predict(task.read(part.rows, task.data.store)) for part in cut(plan, size or task.config.score_batch, 0, split)
-    ]
-    return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
-
-
-def train(
-    settings: t2i_reid.Config, folder: Path | None, people: Path, stop_after: int | None = None, attempt: int = 1
-):
-    """Trains to the end, or until so many batches are done."""
-    store = Store(str(people))
-    checkpoints = Checkpoints(Store(str(folder))) if folder else None
-    training = Training(
-        lambda: t2i_reid.Task(settings, t2i_reid.open_data(store)),
-        settings,
-        store,
-        checkpoints,
-        attempt=attempt,
-        workers=2,
-    )
-    training.resume()
-    asked = iter(range(1, 10_000))
-    try:
-        for _ in training.run(lambda: next(asked) == stop_after):
-            pass
-    except Stopped:
-        pass
-    return training
-
-
-def terms_of(task: t2i_reid.Task, rows: int = 12, progress: float = 0.5) -> dict[str, Tensor]:
-    torch.manual_seed(1)
-    task.model.train()
-    return task.losses(read(task, task.plan("train", 0, 0).slice(0, rows)), progress)
+POOLED = {"fusion": "pooled"}
+CASE = Case(
+    config=SMALL,
+    write_data=write_people,
+    variants=[
+        {"fusion": "tokens", "erase": 0.5, "ema": 0.9},
+        {"fusion": "pooled", "per_identity": 2, "batch": 24, "accumulate": 2, "decouple_kind": "hsic"},
+    ],
+    changes={
+        "tower": "vit-tiny",
+        "text_tower": "bert-base",  # of another width than the image tower
+        "height_px": 48,
+        "width_px": 32,
+        "max_tokens": 9,
+        "shared_dim": 24,
+        "embed_dim": 24,
+        "fusion_heads": Changed(value=4, given=POOLED),
+        "fusion_dropout": Changed(value=0.5, given=POOLED),
+        "fusion_top": Changed(value=2, given={**POOLED, "fusion_weight": (5.0,)}),
+        "fuse": Changed(value=0.5, given=POOLED),
+        "fusion_weight": Changed(value=(30.0,), given={**POOLED, "fusion_weight": (5.0,)}),
+        "grl_until": Changed(value=0.5, given={"grl_until": 1.0}),
+        "cloth_adv_until": Changed(value=0.5, given={"cloth_adv_until": 1.0}),
+        "schedule_unit": Changed(value="training", given={"grl_until": 0.5, "cloth_adv_until": 0.5}),
+        "per_identity": 2,
+        "rerank_k1": (2,),
+        "rerank_k2": (1,),
+        "rerank_lambda": (0.9,),
+        "expand_k": (1,),
+        "expand_alpha": (0.0,),
+    },
+    guess=at_random,
+    settings=({}, {"qe_k": 5, "qe_alpha": 0.0}),
+    worker_tolerance=0.3,  # in-batch losses: each worker's rows meet fewer others
+)
