@@ -26,7 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..frames.cache import FrameCache, Source, open_frames
+from ..frames.cache import FrameCache, Source
 from ..frames.check import image_problems
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
@@ -135,10 +135,10 @@ class PersonText:
             raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         return self._images[split]
 
-    @cached_property
+    @property
     def pictures(self) -> Source:
         """The pictures' files, single or packed. Raises DataError where packing was not finished."""
-        return open_frames(self.store)
+        return self.frames.source(self.store)
 
     @cached_property
     def paths(self) -> list[str]:

@@ -20,14 +20,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..frames.cache import FrameCache, Source, open_frames
+from ..frames.cache import FrameCache, Source
 from ..frames.check import image_problems
 from ..problems import DataError, Findings, InputError, Problem, as_problems
 from ..storage.store import Store, safe_path
@@ -130,10 +129,10 @@ class Orbench:
         """Counts of what was left out: empty captions, captions given twice for a picture, unlabelled folders."""
         return dict(self._skipped)
 
-    @cached_property
+    @property
     def pictures(self) -> Source:
         """The pictures' files, single or packed. Raises DataError where packing was not finished."""
-        return open_frames(self.store)
+        return self.frames.source(self.store)
 
     @property
     def paths(self) -> list[str]:

@@ -96,4 +96,4 @@ def example(data: Orbench, config: Config) -> dict[str, list[Any]]:
 
 
 def _file(data: Orbench, path: str) -> str:
-    return encode(data.store.read(path))
+    return encode(data.pictures.read(path)[0])

@@ -59,4 +59,4 @@ def example(data: PersonText, config: Config) -> dict[str, list[Any]]:
     """A row of real input for `serve(...).predict`: a caption and three pictures, base64 since it must survive JSON."""
     paths = data.images("test").column("path").to_pylist()[:3]
     caption = data.captions("test").column("text")[0].as_py()
-    return {"text": [caption], "gallery": [[encode(data.store.read(path)) for path in paths]]}
+    return {"text": [caption], "gallery": [[encode(data.pictures.read(path)[0]) for path in paths]]}
