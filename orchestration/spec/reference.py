@@ -29,8 +29,8 @@ A sweep that exists may be run again with other values of `search.trials`, `budg
 Any other difference is shown and refused.
 
 ```yaml
-name: ikun-kum
-trainable: ikun
+name: my-sweep
+trainable: MODEL
 data: /data/refer-kitti
 storage: s3://sweeps
 ledger: postgresql://db/sweeps
