@@ -77,15 +77,18 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
-    from ..registry.registry import Registry
-    from ..spec.data import data_of
-    from ..sweep import stored_spec
+    from ..registry.requirements import ServingProcess
 
     record = open_ledger(sweep, storage, ledger)
-    spec = stored_spec(record)
-    if spec.tracking_uri is None:
-        raise InputError("tracking: this sweep has none, and models are registered in MLflow")
-    found = Registry(spec.tracking_uri).promote(spec, record, data_of(spec), trial)
+    with ServingProcess(record.attributes["spec"]["trainable"]) as serving:  # imports the model's code meanwhile
+        from ..registry.registry import Registry
+        from ..spec.data import data_of
+        from ..sweep import stored_spec
+
+        spec = stored_spec(record)
+        if spec.tracking_uri is None:
+            raise InputError("tracking: this sweep has none, and models are registered in MLflow")
+        found = Registry(spec.tracking_uri).promote(spec, record, data_of(spec), trial, serving)
     record.close()
     was = f", in place of version {found['replaced']}" if found["replaced"] else ""
     show(found, as_json, f"{found['model']} version {found['version']} (trial {found['trial']}) is champion{was}")
