@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..datasets.problems import InputError
 from ..trainables.training.checkpoints import Checkpoints
@@ -19,13 +19,16 @@ from .search.driver import Driver, Observer
 from .search.protocol import STOP_MARK
 from .search.spaces import search_space
 from .spec.check import epochs_of, trainable_problems
-from .spec.data import prepare_data
+from .spec.data import data_of, prepare_data
 from .spec.errors import StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
 from .spec.read import differences, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector
 from .tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from .registry.requirements import ServingProcess
 
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
@@ -205,6 +208,16 @@ class Sweep:
         halted_with = ledger.record.halted_with if driver.halted else None
         bad_input = halted_with is not None and halted_with.kind in ("bad_input", "disk_full")
         return Outcome(state, driver.halted or ledger.record.spent, bad_input, behind)
+
+    def promote(self, number: int | None = None, serving: ServingProcess | None = None) -> dict[str, Any]:
+        """Registers its best trial, or trial `number`, and makes it champion; the version, as `Registry.promote` gives
+        it. Raises InputError where the sweep has no MLflow, and when there is no such trial."""
+        from .registry.registry import Registry  # here: imports pandas and torch, which a run's start does not wait for
+
+        uri = self.spec.tracking_uri
+        if uri is None:
+            raise InputError("tracking: this sweep has none, and models are registered in MLflow")
+        return Registry(uri).promote(self.spec, self.ledger, data_of(self.spec), number, serving)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SweepState:
         """Asks its trials to write a checkpoint and end; the state it comes to, RUNNING when its driver has not ended

@@ -54,7 +54,7 @@ def run_demo(folder: str, tell: Callable[[str], None], *, plain: bool | None) ->
     metric = spec.objectives[0].metric
     done("sweep", _sweep_line(standing, metric))
     registry = Registry(str(spec.tracking_uri))
-    promoted = registry.promote(spec, sweep.ledger, data)
+    promoted = sweep.promote()
     done("promotion", f"{promoted['model']} version {promoted['version']} is champion")
     package, _ = registry.fetch(spec.trainable, Path(folder) / "champion")
     figures = evaluate(package, data, "test")

@@ -77,15 +77,12 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
-    from ..registry.registry import Registry
-    from ..spec.data import data_of
+    from ..registry.requirements import ServingProcess
     from ..sweep import find_sweep
 
     with find_sweep(ledger_url(storage, ledger), sweep) as opened:
-        spec = opened.spec
-        if spec.tracking_uri is None:
-            raise InputError("tracking: this sweep has none, and models are registered in MLflow")
-        version = Registry(spec.tracking_uri).promote(spec, opened.ledger, data_of(spec), trial)
+        with ServingProcess(opened.spec.trainable) as serving:  # it imports the model's code while we import ours
+            version = opened.promote(trial, serving)
     was = f", in place of version {version['replaced']}" if version["replaced"] else ""
     line = f"{version['model']} version {version['version']} (trial {version['trial']}) is champion{was}"
     show(version, as_json, line)

@@ -46,18 +46,26 @@ class Registry:
         """MLflow's client, made when it is first needed."""
         return make_client(self.uri)
 
-    def promote(self, spec: SweepSpec, ledger: Ledger, data: str | None, number: int | None = None) -> dict[str, Any]:
+    def promote(
+        self,
+        spec: SweepSpec,
+        ledger: Ledger,
+        data: str | None,
+        number: int | None = None,
+        serving: ServingProcess | None = None,
+    ) -> dict[str, Any]:
         """Registers a sweep's best trial, or trial `number`, and makes it champion.
 
-        A trial that is promoted again is not registered again. Returns the version as `describe` does, and the version
-        that it replaced. Raises InputError when there is no such trial.
+        A trial that is promoted again is not registered again. `serving`, a process for the sweep's trainable, saves
+        the seconds in which it has imported already. Returns the version as `describe` does, and the version that it
+        replaced. Raises InputError when there is no such trial.
         """
         trial = _chosen(ledger, number)
-        with ServingProcess(spec.trainable) as serving:  # imports while this process does
+        with serving or ServingProcess(spec.trainable) as process:
             version = self._version_of(spec.trainable, spec.name, trial.number)
             if version is None:
                 package = package_trial(spec, trial, data)
-                version = self.register(package, ledger.record.run_ids.get(trial.number), data, serving)
+                version = self.register(package, ledger.record.run_ids.get(trial.number), data, process)
                 name = f"{spec.name}/{trial.number}"
                 self.client.set_model_version_tag(spec.trainable, version, "refsweep.trial", name)
         champion = self._alias(spec.trainable, CHAMPION)
