@@ -264,7 +264,7 @@ def test_every_field_of_a_config_changes_something(
     one, two = subjects(family, given), Subject(family, {**given, field: value})
     changed = next((stage.__name__ for stage in STAGES if one.effect(stage) != two.effect(stage)), None)
     reason = family.case.no_effect.get(field)
-    assert (changed is None) == (reason is not None), f"{field} changes {changed}, although {reason}"
+    assert (changed is None) == (reason is not None), f"changes {changed or 'nothing'}; no effect is declared: {reason}"
 
 
 def test_a_config_does_the_same_twice(family: Family, subjects: Callable[..., Subject]):
