@@ -16,4 +16,4 @@ def packages(root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    setup(packages=packages(Path(__file__).parent))
+    setup(packages=packages(Path(__file__).parent), script_name="setup.py")  # named, it is no module of the package

@@ -17,7 +17,7 @@ from ..datasets.frames.cache import open_frames
 from ..datasets.problems import InputError
 from ..datasets.storage.store import Store
 from ..trainables import discovery
-from ..trainables.contract import Ranker
+from ..trainables.contract import RankingModel
 from ..trainables.training.package import Package
 
 FILES_AT_ONCE = 32  # of a gallery, that are held in memory
@@ -61,7 +61,7 @@ def open_gallery(package: Package, uri: str, split: str) -> Gallery:
     return gallery
 
 
-def named_images(ranker: Ranker, given: Sequence[str]) -> dict[str, bytes]:
+def named_images(ranker: RankingModel, given: Sequence[str]) -> dict[str, bytes]:
     """`MODALITY=FILE` to content; the modality may be left out where a model has only one. Raises InputError."""
     known = [name for name in ranker.columns if name != "text"]
     content = {}
@@ -94,7 +94,7 @@ def query(
     """Ranks a gallery and draws the query and its best answers into a PNG; the answers. Raises InputError."""
     if top < 1:
         raise InputError(f"top must be >= 1, got {top}")
-    ranker: Ranker = discovery.load(package.trainable).serve(package)
+    ranker: RankingModel = discovery.load(package.trainable).serve(package)
     searched = Query(text=text, images=named_images(ranker, images), identity=identity)
     if text is not None and not text.strip():
         raise InputError("text must not be empty")
@@ -108,7 +108,7 @@ def query(
     return {"gallery": len(gallery.paths), "out": str(out), "found": answers}
 
 
-def _encoded(ranker: Ranker, gallery: Gallery) -> dict[str, NDArray[Any]]:
+def _encoded(ranker: RankingModel, gallery: Gallery) -> dict[str, NDArray[Any]]:
     """Encodes in parts: a gallery's files need not fit into memory."""
     pictures, parts = open_frames(gallery.store), []
     for start in range(0, len(gallery.paths), FILES_AT_ONCE):

@@ -1,8 +1,8 @@
 """What a trainable is to the loop that trains it, to the sweep that searches it, and to the registry that serves it.
 
 A trainable is a folder `trainables/<name>/`. Its `task.py` is a `Module`; what a family can do beside training is an
-optional function of that module, of one of the protocols `Tracks`, `Ranks` and `Imports`. Nothing else needs to know
-its name.
+optional function of that module, of one of the protocols `CanTrack`, `CanRank` and `CanImport`. Nothing else needs to
+know its name.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Tracked:
     draw: Callable[[], Iterator[NDArray[np.uint8]]]  # the frames with all of it drawn in, H x W x 3, of one size
 
 
-class Tracks(Protocol):
+class CanTrack(Protocol):
     """A module whose models follow expressions through a video: `refsweep model track`."""
 
     @staticmethod
@@ -157,7 +157,7 @@ class Tracks(Protocol):
         """A video of the test split, and expressions that are worth following in it."""
 
 
-class Ranker(Servable, Protocol):
+class RankingModel(Servable, Protocol):
     """A packaged model that ranks a gallery of pictures for a query."""
 
     @property
@@ -173,11 +173,11 @@ class Ranker(Servable, Protocol):
         that holds nothing."""
 
 
-class Ranks(Protocol):
+class CanRank(Protocol):
     """A module whose models find somebody or something in a gallery of pictures: `refsweep model query`."""
 
     @staticmethod
-    def serve(package: Package) -> Ranker:
+    def serve(package: Package) -> RankingModel:
         """A packaged model, ready to rank."""
 
     @staticmethod
@@ -185,7 +185,7 @@ class Ranks(Protocol):
         """`path` and `identity` of the gallery of a data set's split; None where there is no such data set."""
 
 
-class Imports(Protocol):
+class CanImport(Protocol):
     """A module that reads published checkpoints: `refsweep model import`."""
 
     @staticmethod

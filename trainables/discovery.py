@@ -40,7 +40,7 @@ def load_config(name: str) -> type[LoopConfig]:
 
 
 def capability(name: str, function: str, command: str) -> Callable[..., Any]:
-    """An optional function of a trainable's module (`contract.Tracks` and the like), which `command` needs.
+    """An optional function of a trainable's module (`contract.CanTrack` and the like), which `command` needs.
 
     Raises InputError that says which trainables have it.
     """

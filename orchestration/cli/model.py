@@ -80,9 +80,9 @@ def promote(
     from ..registry.requirements import ServingProcess
     from ..sweep import find_sweep
 
-    with find_sweep(ledger_url(storage, ledger), sweep) as opened:
-        with ServingProcess(opened.spec.trainable) as serving:  # it imports the model's code while we import ours
-            version = opened.promote(trial, serving)
+    # the second process imports the model's code while this one does
+    with find_sweep(ledger_url(storage, ledger), sweep) as opened, ServingProcess(opened.spec.trainable) as serving:
+        version = opened.promote(trial, serving)
     was = f", in place of version {version['replaced']}" if version["replaced"] else ""
     line = f"{version['model']} version {version['version']} (trial {version['trial']}) is champion{was}"
     show(version, as_json, line)

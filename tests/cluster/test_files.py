@@ -7,8 +7,8 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,20 @@ def test_the_image_does_not_run_as_root():
 
 
 def test_the_build_sees_what_the_wheel_is_made_of_and_nothing_else():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folders = ["/".join(p.split(".")[1:]) for p in project["tool"]["setuptools"]["packages"]]
+    packages = runpy.run_path(str(ROOT / "setup.py"))["packages"](ROOT)
+    folders = ["/".join(p.split(".")[1:]) for p in packages]
     files = [p.relative_to(ROOT).as_posix() for folder in folders for p in (ROOT / folder).glob("*.py")]
     assert len(files) > 50
-    needed = [*files, "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "py.typed", "examples/toy.yaml"]
+    needed = [
+        *files,
+        "setup.py",
+        "pyproject.toml",
+        "requirements.lock",
+        "README.md",
+        "LICENSE",
+        "py.typed",
+        "examples/toy.yaml",
+    ]
     assert [path for path in needed if not seen_by_the_build(path)] == []
     kept_out = ["cluster/secrets/ray_token", ".git/config", "refsweep-out/ledger.db", "tests/conftest.py", ".env"]
     assert [path for path in kept_out if seen_by_the_build(path)] == []

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import io
 import json
 import math
 import pickle  # noqa: TID251  data workers get `read` so
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.datasets.stream import Arrays
-from refsweep.tests.trainables.tools import Changed, Family, case_of, joined, predicted, read, trained
+from refsweep.tests.trainables.effects import STAGES, Subject, another, content, digest
+from refsweep.tests.trainables.tools import Family, case_of, joined, predicted, read, trained
 from refsweep.tests.trainables.training.in_team import alone, together
 from refsweep.tests.trainables.training.test_loop import equal
 from refsweep.trainables import coercion, discovery
@@ -35,8 +32,6 @@ NOT_MEASURED = {
     "compile": "the same numbers, sooner",
     "sync_bn": "batch norm over several GPUs",
 }
-
-GUESSES = 4
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,18 +206,15 @@ def test_a_package_is_measured_as_what_it_was_made_of(
     other.restore_facts(package.facts)
     assert other.facts() == package.facts
     last = task.eval_splits[-1]
-    figures = [
-        t.score_with(last, predicted(t, last, family.store), package.setting) if t is other else
-        t.score_with(last, predictions[last], package.setting)
-        for t in (task, other)
-    ]  # fmt: skip
-    assert figures[1] == pytest.approx(figures[0], abs=1e-4, nan_ok=True)
+    ours = task.score_with(last, predictions[last], package.setting)
+    theirs = other.score_with(last, predicted(other, last, family.store), package.setting)
+    assert theirs == pytest.approx(ours, abs=1e-4, nan_ok=True)
 
 
 def test_a_package_of_wrong_types_is_refused(family: Family, package: Package):
     wrong = dataclasses.replace(package, config={**package.config, "epochs": "many", "lr": None})
     with pytest.raises(InputError) as caught:
-        coercion.make_packaged_config(family.module.Config, wrong.config)
+        family.module.serve(wrong)
     assert "epochs must be a whole number, got 'many'" in str(caught.value)
     assert "lr must be a number, got None" in str(caught.value)
 
@@ -272,7 +264,7 @@ def test_every_field_of_a_config_changes_something(
     one, two = subjects(family, given), Subject(family, {**given, field: value})
     changed = next((stage.__name__ for stage in STAGES if one.effect(stage) != two.effect(stage)), None)
     reason = family.case.no_effect.get(field)
-    assert (changed is None) == (reason is not None), f"{field} changes {changed}, although {reason}"
+    assert (changed is None) == (reason is not None), f"changes {changed or 'nothing'}; no effect is declared: {reason}"
 
 
 def test_a_config_does_the_same_twice(family: Family, subjects: Callable[..., Subject]):
@@ -280,26 +272,6 @@ def test_a_config_does_the_same_twice(family: Family, subjects: Callable[..., Su
     again = Subject(family, {})
     for stage in STAGES:
         assert again.effect(stage) == subjects(family, {}).effect(stage), stage.__name__
-
-
-def another(family: Family, field: str) -> tuple[Any, dict[str, Any]]:
-    """(another value of a field, the fields that it needs): the case's, or one of its bounds, choices or type."""
-    config = family.module.Config
-    if field in family.case.changes:
-        change = family.case.changes[field]
-        return (change.value, dict(change.given)) if isinstance(change, Changed) else (change, {})
-    now = getattr(family.config(), field)
-    if field in fetched_fields(config):
-        return "/nowhere/model", {}
-    if field in choices_of(config):
-        return next(choice for choice in choices_of(config)[field] if choice != now), {}
-    if isinstance(now, bool):
-        return not now, {}
-    assert field in bounds_of(config), f"case.py of {family.name}: changes must have another value of {field}"
-    low, high = bounds_of(config)[field]
-    if isinstance(now, int):
-        return (now + 1 if now < high else now - 1), {}
-    return (now / 2 if now else low + (min(high, 1) - low) / 2), {}
 
 
 @pytest.fixture(scope="session")
@@ -311,131 +283,6 @@ def subjects() -> Callable[..., Subject]:
         return made.setdefault(f"{family.name} {sorted(given.items())}", Subject(family, given))
 
     return get
-
-
-class Subject:
-    """A Config whose effects are compared with another's."""
-
-    def __init__(self, family: Family, fields: Mapping[str, Any]) -> None:
-        self.family, self.fields = family, fields
-        self._effects: dict[str, Any] = {}
-
-    @functools.cached_property
-    def task(self) -> Any:
-        config = self.family.config(**self.fields)
-        torch.manual_seed(config.seed)
-        return self.family.module.Task(config, open_once(self.family))
-
-    def effect(self, stage: Callable[[Subject], Any]) -> Any:
-        """What a stage gives, or the error that it ends with: a Config that is refused has an effect too."""
-        if stage.__name__ not in self._effects:
-            try:
-                self._effects[stage.__name__] = digest(stage(self))
-            except (InputError, RuntimeError, ArithmeticError) as error:
-                self._effects[stage.__name__] = repr(error)
-        return self._effects[stage.__name__]
-
-
-@functools.cache
-def open_once(family: Family) -> Any:
-    return family.open_data()
-
-
-def plans(subject: Subject) -> Any:
-    task, seed = subject.task, subject.task.config.seed
-    of_evaluation = [
-        [task.plan(split, 0, seed), task.batch_rows(split), task.eval_shards(split)] for split in task.eval_splits
-    ]
-    return [task.plan("train", 0, seed), task.plan("train", 1, seed), task.batch_rows("train"), of_evaluation]
-
-
-def weights(subject: Subject) -> Any:
-    task = subject.task
-    groups = [[g.get("lr"), g.get("weight_decay"), sum(p.numel() for p in g["params"])] for g in task.param_groups()]
-    return [task.model.state_dict(), [p.requires_grad for p in task.model.parameters()], groups]
-
-
-def first_batch(subject: Subject, split: str) -> Arrays:
-    task = subject.task
-    rows = task.plan(split, 0, task.config.seed).slice(0, task.batch_rows(split))
-    return task.read(rows, subject.family.store or Store("."))
-
-
-def arrays(subject: Subject) -> Any:
-    return [first_batch(subject, split) for split in ("train", *subject.task.eval_splits)]
-
-
-def gradients(subject: Subject) -> Any:
-    task, at_progress = subject.task, []
-    batch = {name: torch.tensor(array) for name, array in first_batch(subject, "train").items()}
-    for progress in (0.0, 0.3, 0.7):
-        torch.manual_seed(0)
-        task.model.train()
-        task.model.zero_grad()
-        terms = task.losses(batch, progress)
-        sum(term for term in terms.values() if term.requires_grad).backward()
-        at_progress.append([terms, [p.grad for p in task.model.parameters()]])
-    return at_progress
-
-
-def scores(subject: Subject) -> Any:
-    task, store = subject.family.task(open_once(subject.family), **subject.fields), subject.family.store
-    predictions = {split: predicted(task, split, store) for split in task.eval_splits}
-    results, guess = [task.evaluate(predictions)], subject.family.case.guess
-    for seed in range(GUESSES if guess is not None else 0):  # more to choose a setting from
-        rng = np.random.default_rng(seed)
-        guessed = {split: guess(arrays, rng) for split, arrays in predictions.items()} if guess is not None else {}
-        results.append(task.evaluate(guessed))
-    return [predictions, [[result.metrics, result.setting] for result in results], task.facts()]
-
-
-def training(subject: Subject) -> Any:
-    run = trained(subject.family.training(**subject.fields))
-    history = [[result.epoch, result.metrics, result.setting] for result in run.history]
-    with run.evaluated_model() as model:
-        return [history, digest(model.state_dict()), run.state()["optimiser"]]
-
-
-STAGES = (plans, weights, arrays, gradients, scores, training)
-
-
-# -- comparing -------------------------------------------------------------------------------------------------------
-
-
-def content(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    return sink.getvalue()
-
-
-def digest(value: Any) -> str:
-    """A hash of nested values, to the last bit."""
-    state = hashlib.sha256()
-    for part in _bytes_of(value):
-        state.update(part)
-    return state.hexdigest()
-
-
-def _bytes_of(value: Any) -> Iterator[bytes]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key).encode()
-            yield from _bytes_of(item)
-    elif isinstance(value, list | tuple):
-        yield b"["
-        for item in value:
-            yield from _bytes_of(item)
-        yield b"]"
-    elif isinstance(value, torch.Tensor):
-        yield from _bytes_of(value.detach().numpy())
-    elif isinstance(value, np.ndarray):
-        yield f"{value.dtype} {value.shape}".encode()
-        yield np.ascontiguousarray(value).tobytes()
-    elif isinstance(value, pa.Table):
-        yield content(value)
-    else:
-        yield repr(value).encode()
 
 
 def assert_same(one: Arrays, two: Arrays) -> None:

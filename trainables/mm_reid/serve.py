@@ -25,7 +25,7 @@ from .evaluate import fused, parted
 from .model import MmReid, build_model
 
 
-class Ranker(GalleryRanker):
+class MultimodalRanker(GalleryRanker):
     """A model in eval mode and its post-hoc setting. A query has any of `nir`, `sk`, `cp` (image files) and `text`."""
 
     columns = MODALITIES[VIS + 1 :]
@@ -73,12 +73,12 @@ def _is_given(value: Any) -> bool:
     return value is not None and value == value and (not isinstance(value, str | bytes) or bool(value.strip()))
 
 
-def serve(package: Package) -> Ranker:
+def serve(package: Package) -> MultimodalRanker:
     """A packaged model, ready to rank galleries. Raises InputError when Config and weights don't fit."""
     config = make_packaged_config(Config, package.config)
     model = build_model(config, identities=1)  # the classifier takes as many as its weights have
     model.load_state_dict(dict(package.weights))
-    return Ranker(model, config, package.setting)
+    return MultimodalRanker(model, config, package.setting)
 
 
 def example(data: Orbench, config: Config) -> dict[str, list[Any]]:

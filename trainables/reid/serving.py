@@ -28,7 +28,7 @@ BATCH = 32
 
 
 class GalleryRanker(ABC):
-    """Serving of re-identification models, a `contract.Ranker`; each says what a query is and how it is encoded."""
+    """A served re-identification model, a `contract.RankingModel`; each says what a query is and how to encode it."""
 
     columns: tuple[str, ...]  # that a query may have
 

@@ -22,7 +22,7 @@ from .predict import FeaturePredictor, matches
 from .texts import TextTable, make_table
 
 
-class Ranker(GalleryRanker):
+class TextRanker(GalleryRanker):
     """A model in eval mode and its post-hoc setting; a query is its `text`."""
 
     columns = ("text",)
@@ -47,12 +47,12 @@ class Ranker(GalleryRanker):
         return matches(self.model, dict(query), dict(gallery), self.fusion_top)
 
 
-def serve(package: Package) -> Ranker:
+def serve(package: Package) -> TextRanker:
     """A packaged model, ready to rank galleries. Raises InputError when Config and weights don't fit."""
     config = make_packaged_config(Config, package.config)
     model = build_model(config, len(package.weights["classifier.weight"]))
     model.load_state_dict(dict(package.weights))
-    return Ranker(model, make_table(config, package.facts), config, package.setting)
+    return TextRanker(model, make_table(config, package.facts), config, package.setting)
 
 
 def example(data: PersonText, config: Config) -> dict[str, list[Any]]:

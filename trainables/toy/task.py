@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
+from ..coercion import make_packaged_config
 from ..contract import Predictor, Scores
 from ..training.config import LoopConfig, bounded
 from ..training.package import Package
@@ -67,7 +68,8 @@ class Line:
 
 
 def serve(package: Package) -> Line:
-    """The line of a packaged weight."""
+    """The line of a packaged weight. Raises InputError for a package of another Config."""
+    make_packaged_config(Config, package.config)
     return Line(float(package.weights["weight"][0, 0]))
 
 

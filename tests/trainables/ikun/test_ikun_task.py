@@ -221,6 +221,17 @@ def test_a_tower_that_must_not_move_has_a_rate_of_0(made: Path):
     assert [group.get("lr") for group in make_task(made, lr=0.5).param_groups()] == [0.5, None]
 
 
+def test_calibration_compares_with_the_expressions_of_a_package(made: Path):
+    task = make_task(made)
+    of_training = task.prior(task.data.videos("test"))
+    facts = {"texts": task.training.texts[:2], "share": [0.9, 0.1]}
+    task.restore_facts(facts)
+    prior = task.prior(task.data.videos("test"))
+    assert task.facts() == facts
+    assert prior.share_K.tolist() == [0.9, 0.1]
+    np.testing.assert_allclose(prior.train_KD, of_training.train_KD[:2], atol=1e-6)
+
+
 def test_the_way_from_trivial_answers_to_true_labels_is_a_share():
     trivial = {"hota_every_track": 40.0, "hota_random_track": 20.0, "hota_right_category": 30.0}
     assert gap_closed({**trivial, "hota_true_labels": 80.0, "hota": 50.0}) == 0.25
