@@ -19,6 +19,8 @@ from typing import Any
 
 from . import guard
 
+PAUSE_TIMEOUT_S = 10.0  # for a program's threads to stop
+
 
 class MissingError(RuntimeError):
     """This machine lacks something that the cluster needs."""
@@ -97,11 +99,16 @@ class Program:
         self._guard = None
 
     def pause(self) -> None:
-        """Sends SIGSTOP to all of its processes: connections stay open and nothing answers."""
+        """Stops all of its processes by SIGSTOP: connections stay open and nothing answers. On a busy machine a thread
+        stops with a delay: this waits until each has."""
+        until = time.monotonic() + PAUSE_TIMEOUT_S
         stopped: set[int] = set()
-        while fresh := set(self.pids()) - stopped:  # again, since one may have started another meanwhile
-            signal_all(fresh, signal.SIGSTOP)
+        while (fresh := set(self.pids()) - stopped) or not all(map(is_paused, stopped)):
+            signal_all(fresh, signal.SIGSTOP)  # again and again, since one may have started another meanwhile
             stopped |= fresh
+            if time.monotonic() > until:
+                raise ClusterError(f"{self.name} did not stop within {PAUSE_TIMEOUT_S:g} s")
+            time.sleep(0.005)
 
     def resume(self) -> None:
         """Continues what was paused."""
@@ -125,6 +132,17 @@ class Program:
         """The end of its log, for messages."""
         lines = self.log.read_text(errors="replace").splitlines()[-count:] if self.log.exists() else []
         return "\n".join([f"the end of {self.log}:", *lines])
+
+
+def is_paused(pid: int) -> bool:
+    """Whether every thread of a process is stopped, or the process is gone."""
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except OSError:
+        return not Path(f"/proc/{pid}").exists()
+    return all(state in "TtZX" for state in states)
 
 
 def signal_all(pids: Sequence[int] | set[int], number: signal.Signals) -> None:

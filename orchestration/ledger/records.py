@@ -61,7 +61,7 @@ class SweepRecord:
             halted_with=Failure.from_json(halted_with) if halted_with else None,
             forgiven=int(attributes.get("forgiven", -1)),
             spent=attributes.get("spent"),
-            drivers=driver_runs(attributes),
+            drivers=tuple(driver_runs(attributes)),
             run_ids={int(k[4:]): str(v) for k, v in attributes.items() if k.startswith("run:")},
         )
 
@@ -102,8 +102,8 @@ class TrialRecord:
             attempt=int(stored.get("attempt", 1)),
             data_fingerprint=stored.get("data"),
             retry_of=stored.get("retry_of"),
-            usage=attempts_of(trial),
-            failures=[FailedAttempt.from_json(entry) for entry in stored.get("failures", ())],
+            usage=tuple(attempts_of(trial)),
+            failures=tuple(FailedAttempt.from_json(entry) for entry in stored.get("failures", ())),
             cause=stored.get("cause"),
             checkpoint=stored.get("checkpoint"),
             setting=stored.get("setting"),
@@ -112,7 +112,7 @@ class TrialRecord:
     def as_attributes(self) -> dict[str, Any]:
         """As stored; what is not known yet is left out."""
         known = {name: getattr(self, name) for name in self.__slots__}
-        return attributes(known, unless=(None, (), []))
+        return attributes(known, unless=(None, ()))
 
     @property
     def failure(self) -> FailedAttempt | None:
