@@ -102,7 +102,7 @@ def head(sweep: FaultySweep, chance: random.Random) -> None:
     sweep.now()
     sweep.cluster.kill_host(HEAD)
     ended = sweep.outcome(timeout_s=90)
-    if ended.returncode != 1 or "goes on" not in ended.stderr:
+    if ended.returncode != 1 or "continues it" not in ended.stderr:
         raise RuntimeError(f"a driver without a head ended with {ended.returncode}: {ended.stderr[-3000:]}")
     sweep.cluster.restart()
     sweep.submit()

@@ -6,7 +6,7 @@ import importlib
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..datasets.problems import InputError
 
@@ -31,11 +31,19 @@ def load(name: str) -> types.ModuleType:
     return importlib.import_module(f".{name}.task", __package__)
 
 
-def load_config(name: str) -> type[LoopConfig]:
-    """A trainable's Config, without torch where it has a `config.py`. Raises InputError with the choices."""
+def load_part(name: str, part: Literal["Config", "METRICS", "open_data", "check_data"]) -> Any:
+    """One name of a trainable's module. Imports no torch where it stands in a `config.py` or a `data.py`, which a
+    command that trains nothing does not wait for. Raises InputError with the choices."""
     check_name(name)
-    file = "config" if (Path(__file__).parent / name / "config.py").exists() else "task"
-    config: type[LoopConfig] = importlib.import_module(f".{name}.{file}", __package__).Config
+    file = "config" if part in ("Config", "METRICS") else "data"
+    if not (Path(__file__).parent / name / f"{file}.py").exists():
+        file = "task"
+    return getattr(importlib.import_module(f".{name}.{file}", __package__), part)
+
+
+def load_config(name: str) -> type[LoopConfig]:
+    """A trainable's Config: see `load_part`."""
+    config: type[LoopConfig] = load_part(name, "Config")
     return config
 
 

@@ -62,7 +62,7 @@ def open_frames(store: Store) -> Source:
     if INFO_FILE in there:
         return PackedFrames(store)
     if UNFINISHED_FILE in there:
-        raise DataError([Problem(store.uri, "packing was not finished: the same `data pack` goes on with it")])
+        raise DataError([Problem(store.uri, "packing was not finished: the same `data pack` continues it")])
     return LooseFrames(store)
 
 

@@ -41,7 +41,7 @@ def run_demo(folder: str, tell: Callable[[str], None], *, plain: bool | None) ->
 
     content = read_spec(str(Path(str(refsweep.__file__)).parent / "examples" / EXAMPLE))
     tell("making data, and starting Ray beside it")
-    with ray_in_background() as connected, progress_view(plain=plain) as view:
+    with ray_in_background(content["trainable"]) as connected, progress_view(plain=plain) as view:
         sweep = open_sweep(check_spec({**content, "storage": str(Path(folder).absolute())}))
         spec = sweep.spec
         data = data_of(spec)

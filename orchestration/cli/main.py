@@ -60,13 +60,13 @@ def train(
     trainable: str,
     data: Annotated[str, typer.Option(help="Folder, s3://, or none.")],
     folder: Annotated[
-        str, typer.Option("--out", help="Checkpoints go here; an earlier run is gone on with.")
+        str, typer.Option("--out", help="Folder for checkpoints. Continues an earlier run that it holds.")
     ] = "./refsweep-out/train",
     sets: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the Config; repeatable.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train once, without a search. Ctrl-C writes a checkpoint; the same command goes on from it."""
+    """Train once, without a search. Ctrl-C writes a checkpoint; the same command continues from it."""
     from ..train import train_once
 
     result = train_once(trainable, data, folder, sets or [], device, tell)
@@ -77,7 +77,7 @@ def train(
         f"checkpoint {result['checkpoint']}",
     )
     if not result["final"]:
-        raise WorkFailedError(f"stopped in epoch {result['epoch'] + 1}: the same command goes on")
+        raise WorkFailedError(f"stopped in epoch {result['epoch'] + 1}: the same command continues it")
 
 
 @app.command()

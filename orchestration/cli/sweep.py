@@ -43,7 +43,7 @@ def sweep_run(spec: str, sets: Sets = None, plain: Plain = False, as_json: Json 
     from ..spec.read import read_spec
 
     content = read_spec(spec, sets or ())
-    with ray_in_background() as connected, _problems_first():
+    with ray_in_background(content.get("trainable")) as connected, _problems_first():
         from ..execution.tune import TuneBackend
         from ..sweep import check_spec, open_sweep
         from .live_view import progress_view
@@ -72,7 +72,7 @@ def sweep_resume(
     sweep = find_sweep(ledger_url(storage, ledger), name)
     sweep.ledger.refuse_if_driven()
     more = [f"search.trials={trials}"] if trials is not None else []
-    with ray_in_background() as connected, _problems_first():
+    with ray_in_background(sweep.spec.trainable) as connected, _problems_first():
         from ..execution.tune import TuneBackend
         from .live_view import progress_view
 

@@ -1,17 +1,21 @@
 """The Ray Tune actor that runs trials: reused from trial to trial, so that no process starts and nothing is imported
 again. A trial of several workers is a Ray Train run that the actor holds.
+
+What trains is imported in the process that trains: the driver, which only names the actor's class, loads no torch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from ..search.protocol import Assignment, report_as_text
-from .attempt import DatasetCache, TrialRun
 from .stopping import StopWatch
-from .workers import WorkersRun
+
+if TYPE_CHECKING:
+    from .attempt import DatasetCache, TrialRun
+    from .workers import WorkersRun
 
 
 class TrialActor(tune.Trainable):
@@ -20,7 +24,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Remembers what to run."""
-        self._datasets = DatasetCache()
+        self._datasets: DatasetCache | None = None
         self._watch: StopWatch | None = None
         self._run: TrialRun | WorkersRun | None = None
         self._assigned = config["assignment"]
@@ -34,14 +38,20 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One report; `done` after the last."""
         if self._run is None:
-            assignment = Assignment(**self._assigned)
-            if assignment.workers == (1, 1):
-                self._watch = self._watch or StopWatch(assignment.storage)
-                self._run = TrialRun(assignment, self._datasets, self._watch)
-            else:
-                self._run = WorkersRun(assignment)
+            self._run = self._begin(Assignment(**self._assigned))
         report = self._run.next_report()
         return {"report": report_as_text(report), "done": report.final or report.stopped or report.failure is not None}
+
+    def _begin(self, assignment: Assignment) -> TrialRun | WorkersRun:
+        if assignment.workers != (1, 1):
+            from .workers import WorkersRun
+
+            return WorkersRun(assignment)
+        from .attempt import DatasetCache, TrialRun
+
+        self._datasets = self._datasets or DatasetCache()
+        self._watch = self._watch or StopWatch(assignment.storage)
+        return TrialRun(assignment, self._datasets, self._watch)
 
     def cleanup(self) -> None:
         """The actor ends."""

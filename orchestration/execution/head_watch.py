@@ -27,7 +27,7 @@ def watched_head(sweep: str, tell: Callable[[str], None]) -> Iterator[None]:
             if silent == SILENT_POLLS:
                 tell(
                     f"the cluster's head at {host}:{port} does not answer; unless it comes back, Ray ends this driver "
-                    f"soon: on a cluster that works, `refsweep sweep resume {sweep}` goes on"
+                    f"soon: on a cluster that works, `refsweep sweep resume {sweep}` continues it"
                 )
 
     thread = threading.Thread(target=look, name="head-watch", daemon=True)

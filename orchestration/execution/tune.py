@@ -245,8 +245,9 @@ def _error_text(trial: Any) -> str:
 
 @contextlib.contextmanager
 def _tune_environment() -> Iterator[None]:
-    """Tune without loggers, without its own state on disk, without its Ctrl-C, and without secrets: it copies the
-    driver's AWS keys into its actors' runtime environment, which Ray logs on every host."""
+    """Tune without loggers, without its own state on disk, without its Ctrl-C, and without variables of its own in the
+    runtime environment of actors: Ray logs it on every host, where the driver's AWS keys would be read, and an actor
+    with one starts in a new process, while Ray holds processes ready for those without."""
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -261,6 +262,8 @@ def _tune_environment() -> Iterator[None]:
     copied = class_cache.ENV_VARS_TO_PROPAGATE
     secret = {name for name in copied if looks_secret(name)}
     copied -= secret
+    own = dict(class_cache.DEFAULT_ENV_VARS)
+    class_cache.DEFAULT_ENV_VARS.clear()
     level = logging.getLogger("ray.tune").level
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
@@ -268,5 +271,6 @@ def _tune_environment() -> Iterator[None]:
     finally:
         logging.getLogger("ray.tune").setLevel(level)
         copied |= secret
+        class_cache.DEFAULT_ENV_VARS.update(own)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

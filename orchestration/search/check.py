@@ -15,12 +15,12 @@ from .spaces import search_space
 
 
 def problems(spec: SweepSpec) -> list[str]:
-    """All problems, each as `path: rule, got value`; empty when nothing is wrong. Loads the trainable."""
+    """All problems, each as `path: rule, got value`; empty when nothing is wrong."""
     return [*settings_problems(spec), *space_problems(spec)]
 
 
 def settings_problems(spec: SweepSpec) -> list[str]:
-    """Those of sampler, pruner, grid and objectives, by themselves and together. Loads no trainable."""
+    """Those of sampler, pruner, grid and objectives, by themselves and together."""
     search, objectives = spec.search, len(spec.objectives)
     lines = []
     if not objectives:
@@ -41,8 +41,8 @@ def space_problems(spec: SweepSpec) -> list[str]:
     """Those of the search space: it gives no Config with what the spec fixes. None are named while the trainable or
     the fixed values are wrong by themselves, which is for the check of those to say."""
     try:
-        module = discovery.load(spec.trainable)
-        coercion.make_config(module.Config, spec.fixed)
+        config = discovery.load_config(spec.trainable)
+        coercion.make_config(config, spec.fixed)
     except InputError:
         return []
     space = search_space(spec.trainable)
@@ -54,7 +54,7 @@ def space_problems(spec: SweepSpec) -> list[str]:
         return [f"fixed: the search space of {spec.trainable} can't use these values: {error!r}"]
     try:
         everything = {"seed": spec.search.seed, **space.POSTHOC, **fields, **spec.fixed}
-        coercion.make_config(module.Config, everything)
+        coercion.make_config(config, everything)
     except InputError as error:
         return [f"fixed: {line}" for line in str(error).splitlines()]
     return []

@@ -1,4 +1,4 @@
-"""What a spec says of its trainable, checked against the trainable. Loads the model's module."""
+"""What a spec says of its trainable, checked against the trainable."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from .schema import SweepSpec
 def trainable_problems(spec: SweepSpec) -> list[str]:
     """All that is wrong about `trainable`, `fixed`, the objective's metrics and missing data, each `path: problem`."""
     try:
-        module = discovery.load(spec.trainable)
+        config = discovery.load_config(spec.trainable)
     except InputError as error:
         return [f"trainable: {error}"]
     problems = []
     try:
-        coercion.make_config(module.Config, spec.fixed)
+        coercion.make_config(config, spec.fixed)
     except InputError as error:
         problems += [f"fixed: {line}" for line in str(error).splitlines()]
+    metrics = discovery.load_part(spec.trainable, "METRICS")
     problems += [
-        f"objective: metric must be one of {', '.join(module.METRICS)}, got {objective.metric!r}"
+        f"objective: metric must be one of {', '.join(metrics)}, got {objective.metric!r}"
         for objective in spec.objectives
-        if objective.metric not in module.METRICS
+        if objective.metric not in metrics
     ]
     if spec.data == "none":
         try:
-            module.open_data(None)
+            discovery.load_part(spec.trainable, "open_data")(None)
         except InputError as error:
             problems.append(f"data: {error}")
     return problems
@@ -35,5 +36,5 @@ def trainable_problems(spec: SweepSpec) -> list[str]:
 
 def epochs_of(spec: SweepSpec) -> int:
     """The epochs of each trial: what the spec holds fixed, or the trainable's default."""
-    fields = {f.name: f for f in dataclasses.fields(discovery.load(spec.trainable).Config)}
+    fields = {f.name: f for f in dataclasses.fields(discovery.load_config(spec.trainable))}
     return int(spec.fixed.get("epochs", fields["epochs"].default))

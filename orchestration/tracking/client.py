@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..spec.locations import sqlite_path
+from .tables import copy_tables
 
 
 def make_client(uri: str) -> Any:
@@ -20,13 +21,20 @@ def make_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a process would wait for it to be sent
-    from mlflow import MlflowClient  # here, since it takes two seconds, and reads the variables above
+    import mlflow  # here, since it takes two seconds, and reads the variables above
 
     for library in ("alembic", "mlflow"):  # they report that tables are made
         logging.getLogger(library).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.search_experiments(max_results=1)  # makes tables, and fails when the server is away
-    return client
+
+    def connect(uri: str) -> Any:
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)  # makes tables, and fails when the server is away
+        return client
+
+    path = sqlite_path(uri)
+    if path is not None:
+        copy_tables(path, mlflow.__version__, connect)
+    return connect(uri)
 
 
 def experiment_id(

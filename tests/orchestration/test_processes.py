@@ -201,7 +201,7 @@ def test_stopped_by_command_and_by_ctrl_c_trials_keep_their_work_and_the_sweep_g
     assert "sweep s: stopped" in house.run("sweep", "stop", "s")
     out, _ = began.communicate(timeout=150)
     assert began.returncode == 1, out
-    assert "`refsweep sweep resume s` goes on" in out
+    assert "`refsweep sweep resume s` continues it" in out
     found = house.status()
     assert found["state"] == "stopped"
     assert [t["state"] for t in found["trials"]] == ["RUNNING"]

@@ -7,8 +7,7 @@ import typing
 from ..lazy import export
 
 if typing.TYPE_CHECKING:
-    from .config import Config
-    from .evaluate import METRICS
+    from .config import METRICS, Config
     from .model import Ikun, build_model
     from .reference import from_reference, import_checkpoint
     from .task import Task
@@ -17,8 +16,7 @@ __all__ = ["METRICS", "Config", "Ikun", "Task", "build_model", "from_reference",
 
 export(
     __name__,
-    config=["Config"],
-    evaluate=["METRICS"],
+    config=["METRICS", "Config"],
     model=["Ikun", "build_model"],
     reference=["from_reference", "import_checkpoint"],
     task=["Task"],

@@ -8,6 +8,8 @@ from ..choices import KumMode
 from ..towers.sizes import clip_sizes, pixel_problems
 from ..training.config import LoopConfig, bounded, fetched
 
+METRICS = ("hota", "deta", "assa", "precision", "recall", "auc")  # of the validation videos; all better when larger
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(LoopConfig):

@@ -27,7 +27,6 @@ from .truth import VideoTruth, window_labels
 
 Floats = NDArray[np.float64]
 Setting = Mapping[str, float]
-METRICS = ("hota", "deta", "assa", "precision", "recall", "auc")  # of the validation videos; all better when larger
 EXACT = 5  # best of the table that the exact metric decides between
 
 

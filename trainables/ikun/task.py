@@ -19,9 +19,9 @@ from ...datasets.layouts.refer_kitti import ReferKitti
 from ...datasets.stream import Arrays
 from ..contract import Scores
 from .baselines import all_figures
-from .config import Config
+from .config import METRICS, Config
 from .data import Reader, TrainingSet, check_data, open_data, scoring_plan, training_plan
-from .evaluate import METRICS, Prior, Scored, choose, metrics_of
+from .evaluate import Prior, Scored, choose, metrics_of
 from .losses import training_losses
 from .model import build_model
 from .predict import WindowScores

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..choices import SOFT_TARGET_TEMPERATURE, SdmKind
-from ..reid.config import ReidConfig
+from ..reid.config import RETRIEVAL_METRICS, ReidConfig
 from ..towers.sizes import CLIP, clip_sizes, pixel_problems
 from ..training.config import bounded, fetched
 
 CHANNELS = {"vis": 3, "nir": 1, "sk": 1, "cp": 3}  # of each modality of images, in the order of their numbers
 MODALITIES = (*CHANNELS, "text")
 VIS, TEXT = 0, len(CHANNELS)  # numbers of the gallery's modality and of text
+QUERIED = tuple(range(VIS + 1, len(MODALITIES)))
+METRICS = (
+    *RETRIEVAL_METRICS,
+    *(f"map_{size}" for size in range(1, len(QUERIED) + 1)),  # mean over the combinations of so many modalities
+    *(f"map_{MODALITIES[m]}" for m in QUERIED),
+)
 
 RampUnit = Literal["epochs", "share"]
 PUBLISHED_RAMP: dict[RampUnit, tuple[float, float]] = {"epochs": (5.0, 25.0), "share": (5 / 60, 25 / 60)}

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import open_clip
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.random import Generator
@@ -25,6 +25,9 @@ from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
 from ..reid.images import ImageReader, draw_augmentation
 from .config import MODALITIES, TEXT, VIS, Config
+
+if TYPE_CHECKING:
+    import open_clip
 
 
 def open_data(store: Store | None) -> Orbench:
@@ -204,4 +207,6 @@ def cut_texts(texts: Sequence[str], context: int) -> int:
 
 @lru_cache(maxsize=4)
 def _tokenizer(context: int) -> open_clip.SimpleTokenizer:
+    import open_clip  # here: it imports torch, which checking data does not wait for
+
     return open_clip.SimpleTokenizer(context_length=context)

@@ -24,22 +24,17 @@ from numpy.typing import NDArray
 from ...datasets.problems import DataError, Problem
 from ..metrics.retrieval import RetrievalTruth
 from ..posthoc.reranking import Features
-from ..reid.evaluation import RETRIEVAL_METRICS, Retrieval, choose, mean_figures
-from .config import MODALITIES, TEXT, VIS, Config
+from ..reid.config import RETRIEVAL_METRICS
+from ..reid.evaluation import Retrieval, choose, mean_figures
+from .config import METRICS, MODALITIES, QUERIED, TEXT, VIS, Config
 from .model import MmReid
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Combination = tuple[int, ...]
 
-QUERIED = tuple(range(VIS + 1, len(MODALITIES)))
 COMBINATIONS: tuple[Combination, ...] = tuple(
     chosen for size in range(1, len(QUERIED) + 1) for chosen in combinations(QUERIED, size)
-)
-METRICS = (
-    *RETRIEVAL_METRICS,
-    *(f"map_{size}" for size in range(1, len(QUERIED) + 1)),  # mean over the combinations of so many modalities
-    *(f"map_{MODALITIES[m]}" for m in QUERIED),
 )
 CHUNK = 4096  # sets fused at once
 

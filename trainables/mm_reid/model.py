@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..layers.masked_fusion import MaskedFusion
 from ..layers.mer import Mer
 from ..reid.classifier import IdentityClassifier, load_all_but_classifier
-from ..reid.images import normalised
 from ..towers import clip
 from ..towers.clip import MEAN, STD, ClipTowers, vit_states
+from ..towers.pixels import normalised
 from ..training.parameters import trained, trained_but
 from .config import CHANNELS, MODALITIES, TEXT, Config
 

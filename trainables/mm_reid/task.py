@@ -20,9 +20,9 @@ from ...datasets.stream import Arrays
 from ..contract import Scores
 from ..reid.images import ImageReader
 from . import evaluate as evaluation
-from .config import Config
+from .config import METRICS, Config
 from .data import Pools, Reader, check_data, cut_texts, gallery, make_rows, open_data, training_plan
-from .evaluate import METRICS, Encoded, EvaluationSet
+from .evaluate import Encoded, EvaluationSet
 from .losses import training_losses
 from .model import build_model
 from .predict import SampleFeatures

@@ -9,6 +9,8 @@ from ...datasets.problems import InputError
 from ..posthoc.settings import Grid
 from ..training.config import LoopConfig, bounded, fetched
 
+RETRIEVAL_METRICS = ("rank1", "rank5", "rank10", "map", "map100", "minp")  # percent; all better when larger
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReidConfig(LoopConfig):

@@ -20,7 +20,6 @@ from ..posthoc.reranking import Features
 from ..posthoc.settings import Grid, Setting
 
 Floats = NDArray[np.float32]
-RETRIEVAL_METRICS = ("rank1", "rank5", "rank10", "map", "map100", "minp")  # percent; all better when larger
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ...datasets.frames.cache import WHOLE, Frame, FrameCache
 from ...datasets.storage.store import Store
@@ -88,9 +86,3 @@ def _fours(array_N4: NDArray[np.float64]) -> pa.Array:
 def _matrix(rows: pa.Table, name: str) -> NDArray[np.float64]:
     column = rows.column(name).combine_chunks()
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(rows.num_rows, 4)
-
-
-def normalised(image_NHW3: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Bytes as the N x 3 x H x W floats that a tower was trained with."""
-    means, stds = (torch.tensor(v, device=image_NHW3.device).view(1, 3, 1, 1) for v in (mean, std))
-    return (image_NHW3.movedim(-1, 1).float() / 255 - means) / stds

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..choices import DecouplingKind, FusionKind, Positives, ReversalSchedule, ScheduleUnit
-from ..reid.config import ReidConfig
+from ..reid.config import RETRIEVAL_METRICS, ReidConfig
 from ..towers.sizes import image_sizes, pixel_problems, text_sizes
 from ..training.config import bounded, fetched
 
+METRICS = (*RETRIEVAL_METRICS, "feature_cosine")  # percent of the validation queries; the last one, less is better
 QUERIES = {"caption": "text", "identity": "identity_text", "clothing": "clothing_text"}  # columns of the captions
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,11 @@ from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
 from ..reid.images import ImageReader, draw_augmentation
+from .alike import AlikeTexts
 from .config import Config
-from .texts import AlikeTexts, TextTable
+
+if TYPE_CHECKING:
+    from .texts import TextTable
 
 Ints = NDArray[np.int64]
 

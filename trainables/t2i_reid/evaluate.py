@@ -16,12 +16,10 @@ from ...datasets.problems import DataError, Problem
 from ...datasets.stream import Arrays
 from ..metrics.retrieval import RetrievalTruth
 from ..posthoc.reranking import Features
-from ..reid.evaluation import RETRIEVAL_METRICS, Retrieval, choose
+from ..reid.evaluation import Retrieval, choose
 from .config import QUERIES, Config
 from .model import T2iReid
 from .predict import matches
-
-METRICS = (*RETRIEVAL_METRICS, "feature_cosine")  # percent of the validation queries; the last one, less is better
 
 
 def queries_of(data: PersonText, split: str, query: str) -> pa.Table:

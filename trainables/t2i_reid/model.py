@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..layers.fusion import AttentionGatedFusion
 from ..layers.gradient_reversal import reverse_gradient
 from ..reid.classifier import IdentityClassifier, load_all_but_classifier
-from ..reid.images import normalised
+from ..towers.pixels import normalised
 from ..towers.sizes import image_sizes, text_sizes
 from ..towers.text import TextTower
 from ..towers.vit import MEAN, STD, ImageTower

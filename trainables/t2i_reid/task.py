@@ -21,9 +21,9 @@ from ..contract import Scores
 from ..reid.evaluation import Retrieval
 from ..reid.images import ImageReader
 from . import evaluate as evaluation
-from .config import QUERIES, Config
+from .config import METRICS, QUERIES, Config
 from .data import Reader, TrainingSet, check_data, evaluation_plan, gallery, open_data, training_plan
-from .evaluate import METRICS, queries_of
+from .evaluate import queries_of
 from .losses import TrainingLosses
 from .model import build_model
 from .predict import FeaturePredictor

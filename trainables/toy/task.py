@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,60 +21,14 @@ from torch import Tensor, nn
 
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
-from ..coercion import make_packaged_config
 from ..contract import Predictor, Scores
-from ..training.config import LoopConfig, bounded
-from ..training.package import Package
+from .config import METRICS, Config
+from .data import check_data, open_data
+from .serve import example, serve
 
-METRICS = ("loss", "height")
+__all__ = ["METRICS", "OPTIMUM", "Config", "Task", "check_data", "example", "open_data", "serve"]
+
 OPTIMUM = {"x": 1.0, "y": -2.0}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config(LoopConfig):
-    """The point to stand on, what an epoch costs, and what goes wrong in it."""
-
-    epochs: int = 6
-    lr: float = 0.1
-    batch: int = 4
-    x: float = bounded(0.0, -5, 5)
-    y: float = bounded(0.0, -5, 5)
-    seconds_per_epoch: float = bounded(0.0, 0, 86_400)
-    noise: float = bounded(0.0, 0, 1000)  # standard deviation of what is added to the measured loss
-    fail_at_epoch: int | None = None  # from 1: what `fail_with` says happens in this epoch
-    fail_with: Literal["error", "oom", "hang", "kill", "disk", "setup"] = "error"
-    fail_once: str | None = None  # a file: made at the failure, which its presence prevents
-    nan_at_epoch: int | None = None  # the loss is not a number in this epoch
-
-
-def open_data(_: Store | None) -> None:
-    """None: the toy needs no data."""
-
-
-def check_data(_: Store) -> None:
-    """Accepts any store: nothing of it is read."""
-
-
-class Line:
-    """The trained weight as a line through the origin."""
-
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
-
-    def predict(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """`height` of each `x`."""
-        return {"height": [self.weight * float(x) for x in rows["x"]]}
-
-
-def serve(package: Package) -> Line:
-    """The line of a packaged weight. Raises InputError for a package of another Config."""
-    make_packaged_config(Config, package.config)
-    return Line(float(package.weights["weight"][0, 0]))
-
-
-def example(_: None, __: Config) -> dict[str, list[Any]]:
-    """One row: an `x`."""
-    return {"x": [1.0]}
 
 
 class Task:

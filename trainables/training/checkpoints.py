@@ -8,6 +8,8 @@
 
 A folder without a true manifest does not exist. Attempts count up at every start of a trial: what a process
 left over from an earlier attempt still writes ranks below everything the current one has written.
+
+torch is imported inside functions: it takes two seconds, and who only asks what there is does not wait for it.
 """
 
 from __future__ import annotations
@@ -18,14 +20,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ...datasets.storage.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 FORMAT = 1
@@ -66,11 +66,15 @@ class Checkpoint:
 
     def model(self) -> dict[str, Tensor]:
         """Weights and buffers. Raises TornError when the file is not what was written."""
-        return load_safetensors(self._read(MODEL))
+        from safetensors.torch import load
+
+        return load(self._read(MODEL))
 
     def state(self) -> dict[str, Any]:
         """All else that training needs to go on: see `state.collect`. Raises TornError when the file is not what was
         written."""
+        import torch
+
         return dict(torch.load(io.BytesIO(self._read(STATE)), weights_only=True))
 
     def _read(self, file: str) -> bytes:
@@ -87,10 +91,13 @@ class TornError(RuntimeError):
 def packed(model: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of a checkpoint but its manifest, by name: a copy, which training does not change any more. `state` is
     tensors, numbers, text and plain containers."""
+    import torch
+    from safetensors.torch import save
+
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     contiguous = {key: value.detach().cpu().contiguous() for key, value in model.items()}
-    return {MODEL: save_safetensors(contiguous), STATE: buffer.getvalue()}
+    return {MODEL: save(contiguous), STATE: buffer.getvalue()}
 
 
 class Checkpoints:

@@ -80,7 +80,7 @@ def test_an_interrupted_pack_is_refused_and_goes_on_to_the_same_files(
 def test_an_unfinished_pack_says_what_to_do(made: Path, tmp_path: Path):
     shutil.copytree(made, tmp_path / "out")
     (tmp_path / "out" / UNFINISHED_FILE).write_text("{}")
-    with pytest.raises(DataError, match="packing was not finished: the same `data pack` goes on with it"):
+    with pytest.raises(DataError, match="packing was not finished: the same `data pack` continues it"):
         ReferKitti(Store(str(tmp_path / "out"))).size("0001")
     assert "packing was not finished" in str(check(Store(str(tmp_path / "out"))).problems[0])
 

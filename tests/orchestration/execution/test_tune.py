@@ -92,4 +92,4 @@ def test_that_the_head_is_silent_is_said_once(monkeypatch: pytest.MonkeyPatch):
             time.sleep(1.0)
     assert len(said) == 1
     assert address in said[0]
-    assert "`refsweep sweep resume s` goes on" in said[0]
+    assert "`refsweep sweep resume s` continues it" in said[0]

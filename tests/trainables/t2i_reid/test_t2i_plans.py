@@ -12,8 +12,9 @@ import pytest
 from refsweep.datasets.problems import DataError
 from refsweep.tests.trainables.t2i_reid.case import write_people
 from refsweep.tests.trainables.tools import Family
+from refsweep.trainables.t2i_reid.alike import AlikeTexts
 from refsweep.trainables.t2i_reid.data import mixed_batches
-from refsweep.trainables.t2i_reid.texts import AlikeTexts, TextTable
+from refsweep.trainables.t2i_reid.texts import TextTable
 from refsweep.trainables.towers.text import FoldedWords
 
 pytestmark = pytest.mark.usefixtures("one_thread")
