@@ -43,8 +43,8 @@ def main() -> None:
         if _available_mib() - LEFT_MIB < slots * ACTOR_MIB:
             break
         command = [sys.executable, "-m", __name__, "--slots", str(slots)]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(found.stdout.splitlines()[-1]))
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
     publish("actors", f"toy trials of {EPOCHS} epochs of {EPOCH_S:g} s on real Ray, {TRIALS_A_SLOT} a slot", rows)
 
 
@@ -55,16 +55,15 @@ def _available_mib() -> float:
 
 def _actors_mib() -> list[float]:
     """Memory of this Ray's actors; of what processes share each counts its part."""
-    found = []
+    actors_mib = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
             name = (process / "cmdline").read_bytes()
             if name.startswith(b"ray::") and b"Agent" not in name and _is_ours(int(process.name)):
                 rollup = (process / "smaps_rollup").read_text()
-                found.append(
-                    sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
-                )
-    return found
+                shares = [int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")]
+                actors_mib.append(sum(shares) / 1024)
+    return actors_mib
 
 
 def _is_ours(pid: int) -> bool:
@@ -89,30 +88,30 @@ class Watch:
     @contextlib.contextmanager
     def driving(self) -> Iterator[None]:
         """The body's drivers are watched."""
-        ask, hear, over = Driver.next_action, Driver.on_result, threading.Event()
+        ask, report_to, over = Driver.next_action, Driver.on_result, threading.Event()
 
         def next_(driver: Driver) -> Any:
             began, used = time.perf_counter(), time.thread_time()
-            found = ask(driver)
-            if isinstance(found, Assignment):
+            action = ask(driver)
+            if isinstance(action, Assignment):
                 self._add(self.ask_s, began, used)
-                self.held[found.number] = [time.perf_counter(), 0.0]
-            return found
+                self.held[action.number] = [time.perf_counter(), 0.0]
+            return action
 
         def on_result(driver: Driver, report: Report) -> Verdict:
             began, used = time.perf_counter(), time.thread_time()
-            found = hear(driver, report)
+            verdict = report_to(driver, report)
             self._add(self.report_s, began, used)
             self.trained_s += sum(float(e["seconds"]) for e in report.entries[-1:])
-            if found is Verdict.END:
+            if verdict is Verdict.END:
                 self.held[report.number][1] = time.perf_counter()
-            return found
+            return verdict
 
         def look() -> None:
             while not over.wait(2.0):
-                found = _actors_mib()
-                if sum(found) > sum(self.memory_mib):
-                    self.memory_mib = found
+                actors_mib = _actors_mib()
+                if sum(actors_mib) > sum(self.memory_mib):
+                    self.memory_mib = actors_mib
 
         watching = threading.Thread(target=look)
         watching.start()
@@ -120,7 +119,7 @@ class Watch:
         try:
             yield
         finally:
-            Driver.next_action, Driver.on_result = ask, hear  # type: ignore[method-assign]
+            Driver.next_action, Driver.on_result = ask, report_to  # type: ignore[method-assign]
             over.set()
             watching.join()
 

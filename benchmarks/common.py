@@ -20,7 +20,7 @@ OUT = Path("refsweep-out/benchmarks")
 def where() -> dict[str, str]:
     """Commit and machine."""
     root = Path(__file__).parents[1]
-    found = subprocess.run(
+    revision = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     )
     cpu = next(
@@ -28,7 +28,7 @@ def where() -> dict[str, str]:
         platform.machine(),
     )
     cores = f"{len(os.sched_getaffinity(0))} cores of {cpu}, {_memory_gib()} GiB"
-    return {"commit": found.stdout.strip() or "unknown", "machine": f"{cores}, Python {platform.python_version()}"}
+    return {"commit": revision.stdout.strip() or "unknown", "machine": f"{cores}, Python {platform.python_version()}"}
 
 
 def _lines(path: str) -> list[str]:

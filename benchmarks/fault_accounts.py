@@ -52,61 +52,61 @@ class Account:
 
 def accounted(sweep: FaultySweep) -> Account:
     """Looks at everything that a sweep which has ended leaves behind."""
-    found = Account(lost_work_s=lost_work_s(sweep))
+    account = Account(lost_work_s=lost_work_s(sweep))
     trials = sweep.ledger.trials
-    _in_ledger(sweep, trials, found)
-    _in_mlflow(sweep, trials, found)
-    found.leaked += [*groups_left(sweep.cluster), *processes_left(sweep.cluster)]
+    _in_ledger(sweep, trials, account)
+    _in_mlflow(sweep, trials, account)
+    account.leaked += [*groups_left(sweep.cluster), *processes_left(sweep.cluster)]
     wanted = sweep.undisturbed()
-    found.differs += [f"{got} is not {want}" for got, want in zip(sweep.facts(), wanted, strict=False) if got != want]
-    return found
+    account.differs += [f"{got} is not {want}" for got, want in zip(sweep.facts(), wanted, strict=False) if got != want]
+    return account
 
 
-def _in_ledger(sweep: FaultySweep, trials: Sequence[FrozenTrial], found: Account) -> None:
+def _in_ledger(sweep: FaultySweep, trials: Sequence[FrozenTrial], account: Account) -> None:
     planned = set(range(sweep.shape.trials))
     counts = Counter(t.number for t in trials)
-    found.lost += [f"trial {n} is missing" for n in sorted(planned - set(counts))]
-    found.duplicates += [f"trial {n} is there {c} times" for n, c in counts.items() if c > 1]
-    found.duplicates += [f"trial {n} was not planned" for n in sorted(set(counts) - planned)]
+    account.lost += [f"trial {n} is missing" for n in sorted(planned - set(counts))]
+    account.duplicates += [f"trial {n} is there {c} times" for n, c in counts.items() if c > 1]
+    account.duplicates += [f"trial {n} was not planned" for n in sorted(set(counts) - planned)]
     for trial in trials:
         if not trial.state.is_finished():
-            found.running.append(f"trial {trial.number} is {trial.state.name} in the ledger")
+            account.running.append(f"trial {trial.number} is {trial.state.name} in the ledger")
         elif trial.values is None:
-            found.lost.append(f"trial {trial.number} is {trial.state.name}: {TrialRecord.of(trial).cause}")
+            account.lost.append(f"trial {trial.number} is {trial.state.name}: {TrialRecord.of(trial).cause}")
     if sweep.ledger.record.state is not SweepState.FINISHED:
-        found.running.append(f"the sweep is {sweep.ledger.record.state}")
+        account.running.append(f"the sweep is {sweep.ledger.record.state}")
 
 
-def _in_mlflow(sweep: FaultySweep, trials: Sequence[FrozenTrial], found: Account) -> None:
+def _in_mlflow(sweep: FaultySweep, trials: Sequence[FrozenTrial], account: Account) -> None:
     client = make_client(sweep.cluster.tracking)
     experiment = client.get_experiment_by_name("toy")
     runs = client.search_runs([experiment.experiment_id], f"tags.`{SWEEP}` = '{sweep.name}'") if experiment else []
-    found.running += [f"run {r.info.run_id} is RUNNING in MLflow" for r in runs if r.info.status == "RUNNING"]
+    account.running += [f"run {r.info.run_id} is RUNNING in MLflow" for r in runs if r.info.status == "RUNNING"]
     parents = [r for r in runs if TRIAL not in r.data.tags]
     if len(parents) != 1:
-        found.duplicates.append(f"{len(parents)} parent runs")
+        account.duplicates.append(f"{len(parents)} parent runs")
     by_trial = Counter(r.data.tags[TRIAL] for r in runs if TRIAL in r.data.tags)
-    found.duplicates += [f"trial {name} has {count} runs" for name, count in by_trial.items() if count > 1]
+    account.duplicates += [f"trial {name} has {count} runs" for name, count in by_trial.items() if count > 1]
     for run in runs:
         if TRIAL not in run.data.tags:
             continue
         name, number = run.data.tags[TRIAL], int(run.data.tags[TRIAL].rpartition("/")[2])
         strange = bool(parents) and run.data.tags.get("mlflow.parentRunId") != parents[0].info.run_id
         if strange or number >= len(trials):
-            found.duplicates.append(f"the run of trial {name} is an orphan")
+            account.duplicates.append(f"the run of trial {name} is an orphan")
             continue
         rows = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")]
         if len(rows) != len(set(rows)):
-            found.duplicates.append(f"metrics of trial {name} are there twice: {rows}")
+            account.duplicates.append(f"metrics of trial {name} are there twice: {rows}")
         if dict(rows) != trials[number].intermediate_values:
-            found.differs.append(f"MLflow has {rows} of trial {name}, not {trials[number].intermediate_values}")
+            account.differs.append(f"MLflow has {rows} of trial {name}, not {trials[number].intermediate_values}")
     lacking = {f"{sweep.name}/{t.number}" for t in trials} - set(by_trial)
-    found.lost += [f"trial {name} has no run" for name in sorted(lacking)]
+    account.lost += [f"trial {name} has no run" for name in sorted(lacking)]
 
 
-def groups_left(cluster: LocalCluster, patience_s: float = SETTLE_S) -> list[str]:
+def groups_left(cluster: LocalCluster, timeout_s: float = SETTLE_S) -> list[str]:
     """Placement groups that were not removed."""
-    return _none_after(lambda: [_named(g) for g in _groups(cluster) if g["state"] != "REMOVED"], patience_s)
+    return _none_after(lambda: [_named(g) for g in _groups(cluster) if g["state"] != "REMOVED"], timeout_s)
 
 
 def _named(group: dict[str, Any]) -> str:
@@ -119,22 +119,22 @@ def _groups(cluster: LocalCluster) -> list[dict[str, Any]]:
         return list(json.load(answer)["data"]["result"]["result"])
 
 
-def processes_left(cluster: LocalCluster, patience_s: float = SETTLE_S) -> list[str]:
+def processes_left(cluster: LocalCluster, timeout_s: float = SETTLE_S) -> list[str]:
     """Processes of trials and drivers that still run."""
 
     def look() -> list[str]:
         hosts = [h for h in range(cluster.hosts) if cluster.alive(h)]
-        found = [(host, pid, title_of(pid)) for host in hosts for pid in cluster.pids(host)]
-        return [f"process {p} on host {h}: {t}" for h, p, t in found if t.startswith(OURS) or "sweep run" in t]
+        running = [(host, pid, title_of(pid)) for host in hosts for pid in cluster.pids(host)]
+        return [f"process {p} on host {h}: {t}" for h, p, t in running if t.startswith(OURS) or "sweep run" in t]
 
-    return _none_after(look, patience_s)
+    return _none_after(look, timeout_s)
 
 
-def _none_after(look: Any, patience_s: float) -> list[str]:
-    until = time.monotonic() + patience_s
-    while (found := list(look())) and time.monotonic() < until:
+def _none_after(look: Any, timeout_s: float) -> list[str]:
+    until = time.monotonic() + timeout_s
+    while (left := list(look())) and time.monotonic() < until:
         time.sleep(0.5)
-    return found
+    return left
 
 
 def lost_work_s(sweep: FaultySweep) -> float:

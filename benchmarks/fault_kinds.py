@@ -61,9 +61,9 @@ def busy(sweep: FaultySweep) -> list[tuple[int, int]]:
     """(host, process id) of Tune's actors at a moment when each has a trial: an idle one is nothing to lose."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        found = list(sweep.processes(*ACTOR))
-        if len(found) == sweep.running() == sweep.shape.slots:
-            return found
+        actors = list(sweep.processes(*ACTOR))
+        if len(actors) == sweep.running() == sweep.shape.slots:
+            return actors
         time.sleep(0.05)
     raise RuntimeError(f"never were {sweep.shape.slots} actors at work")
 

@@ -25,8 +25,8 @@ from ..orchestration.spec.check import epochs_of
 from ..orchestration.spec.read import make_spec, settle
 from ..search_spaces import toy
 
-PATIENCE_S = 240.0  # for anything that should happen
-LOOK_S = 0.2
+TIMEOUT_S = 240.0  # for anything that should happen
+POLL_S = 0.2
 COMMAND = [sys.executable, "-c", "from refsweep.orchestration.cli.main import main; main()"]
 
 
@@ -107,9 +107,9 @@ class FaultySweep:
         spec = self.folder / "spec.yaml"
         spec.write_text(yaml.safe_dump(self.content))
         command = [*COMMAND, "sweep", "run", str(spec), "--plain"]
-        self._driver = self._threads.submit(self.cluster.run, host, command, timeout=2 * PATIENCE_S)
+        self._driver = self._threads.submit(self.cluster.run, host, command, timeout=2 * TIMEOUT_S)
 
-    def outcome(self, timeout_s: float = PATIENCE_S) -> CompletedProcess[str]:
+    def outcome(self, timeout_s: float = TIMEOUT_S) -> CompletedProcess[str]:
         """What became of the process that drives, once it has ended."""
         assert self._driver is not None
         done = self._driver.result(timeout_s)
@@ -144,7 +144,7 @@ class FaultySweep:
             return sum(len(t.intermediate_values) for t in self.ledger.trials)
         return 0
 
-    def wait(self, true: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+    def wait(self, true: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
         """Until something is so. Raises RuntimeError when it does not come, or the driver has ended before."""
         until = time.monotonic() + timeout_s
         while not true():
@@ -153,7 +153,7 @@ class FaultySweep:
                 raise RuntimeError(f"sweep {self.name} was over before what was waited for")
             if time.monotonic() > until:
                 raise RuntimeError(f"sweep {self.name}: waited {timeout_s:g} s in vain")
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def wait_for_epochs(self, count: int) -> None:
         """Until so many epochs have been reported."""

@@ -23,18 +23,18 @@ WORKER = ("ray::RayTrainWorker",)
 
 def worker_of_rank(sweep: FaultySweep, rank: int) -> int:
     """Process id of a Ray Train worker, which only the log of its run tells, once there is one."""
-    found: list[tuple[float, int]] = []
+    workers: list[tuple[float, int]] = []
 
     def look() -> bool:
         alive = {pid for _, pid in sweep.processes(*WORKER)}
         for host in range(sweep.cluster.hosts):
             for log in sweep.cluster.host_temp(host).resolve().rglob("logs/train/*controller*.log"):
                 for pid in re.findall(rf"pid=(\d+)\) world_rank={rank}\b", log.read_text(errors="replace")):
-                    found.extend([(log.stat().st_mtime, int(pid))] if int(pid) in alive else [])
-        return bool(found)
+                    workers.extend([(log.stat().st_mtime, int(pid))] if int(pid) in alive else [])
+        return bool(workers)
 
     sweep.wait(look)
-    return max(found)[1]
+    return max(workers)[1]
 
 
 def driver_of(sweep: FaultySweep) -> int:
@@ -49,14 +49,14 @@ def driver_of(sweep: FaultySweep) -> int:
 
 def until_taken_up(sweep: FaultySweep) -> int:
     """The number of a trial that is in its second attempt, once there is one."""
-    found: list[int] = []
+    numbers: list[int] = []
 
     def look() -> bool:
-        found[:] = [t.number for t in sweep.ledger.trials if TrialRecord.of(t).attempt > 1]
-        return bool(found)
+        numbers[:] = [t.number for t in sweep.ledger.trials if TrialRecord.of(t).attempt > 1]
+        return bool(numbers)
 
     sweep.wait(look)
-    return found[0]
+    return numbers[0]
 
 
 def write_as_zombie(sweep: FaultySweep, number: int) -> None:
@@ -64,16 +64,16 @@ def write_as_zombie(sweep: FaultySweep, number: int) -> None:
     second attempt has a checkpoint, the first one's are what it should go on from."""
     checkpoints = Checkpoints(Store(f"{sweep.cluster.storage}/{sweep.name}/{number}"))
     sweep.wait(lambda: any(name.attempt > 1 for name in checkpoints.names()))
-    found = checkpoints.newest()
-    assert found is not None
+    newest = checkpoints.newest()
+    assert newest is not None
     until = time.monotonic() + ZOMBIE_S
-    model, state, facts = found.model(), found.state(), dict(found.manifest)
-    epoch = found.name.epoch
+    model, state, facts = newest.model(), newest.state(), dict(newest.manifest)
+    epoch = newest.name.epoch
     while time.monotonic() < until:
         epoch += 1
-        entry = {**found.history[-1], "epoch": epoch, "time_ms": time.time_ns() // 1_000_000}
+        entry = {**newest.history[-1], "epoch": epoch, "time_ms": time.time_ns() // 1_000_000}
         entry["metrics"] = dict.fromkeys(entry["metrics"], -999.0)
-        history = [*found.history, entry]
+        history = [*newest.history, entry]
         files = packed(model, state)
         checkpoints.write(Name(1, epoch), files, {**facts, "history": history, "final": True}, set())
         time.sleep(0.2)

@@ -37,13 +37,13 @@ def main(words: Sequence[str] = ()) -> None:
         for name in names:
             chance = random.Random(f"{options.seed}/{name}")
             try:
-                row, found = _measured(cluster, Path(folder), name, FAULTS[name], chance, options.rounds)
+                row, faults = _measured(cluster, Path(folder), name, FAULTS[name], chance, options.rounds)
             except RuntimeError as error:  # the sweep did not survive, or the fault could not be made
                 problems.append(f"{name}: {error}")
                 sys.stderr.write(f"{problems[-1]}\n")
                 continue
             rows.append(row)
-            problems += [f"{name}: {problem}" for problem in found]
+            problems += [f"{name}: {problem}" for problem in faults]
             sys.stderr.write(f"{row}\n")
     if options.json:
         sys.stdout.write(json.dumps(rows) + "\n")
@@ -66,16 +66,16 @@ def _measured(
     cluster: LocalCluster, folder: Path, name: str, fault: Fault, chance: random.Random, rounds: int
 ) -> tuple[dict[str, Any], list[str]]:
     """A fault's row, and all that is wrong after it."""
-    found = [survived(cluster, folder, fault, chance) for _ in range(rounds)]
+    accounts = [survived(cluster, folder, fault, chance) for _ in range(rounds)]
     row = {
         "fault": name,
         "moments": fault.moments * rounds,
-        "lost": sum(len(account.lost) for account in found),
-        "duplicates": sum(len(account.duplicates) for account in found),
-        "running": sum(len(account.running) for account in found),
-        "lost_work_s": round(sum(account.lost_work_s for account in found), 1),
+        "lost": sum(len(account.lost) for account in accounts),
+        "duplicates": sum(len(account.duplicates) for account in accounts),
+        "running": sum(len(account.running) for account in accounts),
+        "lost_work_s": round(sum(account.lost_work_s for account in accounts), 1),
     }
-    return row, [problem for account in found for problem in account.problems]
+    return row, [problem for account in accounts for problem in account.problems]
 
 
 def survived(cluster: LocalCluster, folder: Path, fault: Fault, chance: random.Random) -> Account:
@@ -84,10 +84,10 @@ def survived(cluster: LocalCluster, folder: Path, fault: Fault, chance: random.R
     sweep = FaultySweep(cluster, folder, fault.shape)
     try:
         fault.strike(sweep, chance)
-        found = accounted(sweep)
+        account = accounted(sweep)
         if sum(TrialRecord.of(t).attempt - 1 for t in sweep.ledger.trials) < fault.repeats:
-            found.differs.append("the fault has hit no trial: it came between two")
-        return found
+            account.differs.append("the fault has hit no trial: it came between two")
+        return account
     finally:
         sweep.close()
 

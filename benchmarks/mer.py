@@ -72,12 +72,12 @@ def _in_turns(one: Callable[[], Any], other: Callable[[], Any], repeat: int, dev
     """Median seconds of both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeat):
-        for what, found in zip((one, other), times, strict=True):
+        for what, seconds in zip((one, other), times, strict=True):
             if device == "cuda":
                 torch.cuda.synchronize()
             began = time.perf_counter()
             what()
             if device == "cuda":
                 torch.cuda.synchronize()
-            found.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
     return sorted(times[0])[repeat // 2], sorted(times[1])[repeat // 2]

@@ -78,13 +78,13 @@ def _run(folder: str, seed: int) -> dict[str, Any]:
         origin={},
         weights=training.task.model.state_dict(),
     )
-    found = evaluate(package, folder, "test")
-    rises = all(found[a] < found[b] for a, b in pairwise(SIZES))
+    figures = evaluate(package, folder, "test")
+    rises = all(figures[a] < figures[b] for a, b in pairwise(SIZES))
     return {
         "seed": str(seed),
-        **{f"{size[-1]} modalities" if size != "map_1" else "1 modality": found[size] for size in SIZES},
+        **{f"{size[-1]} modalities" if size != "map_1" else "1 modality": figures[size] for size in SIZES},
         "rises": "yes" if rises else "no",
-        **{name: found[f"map_{name}"] for name in ("nir", "sk", "cp", "text")},
-        "rank1": found["rank1"],
+        **{name: figures[f"map_{name}"] for name in ("nir", "sk", "cp", "text")},
+        "rank1": figures["rank1"],
         "train, s": train_s,
     }

@@ -57,13 +57,13 @@ def main() -> None:
 
 def _packing(loose: Store, folder: str) -> list[dict[str, Any]]:
     """Packs to the folder and to S3."""
-    found = []
+    rows = []
     for kind, options in (("packed", Packing()), ("small", Packing(frame_px=SMALL_PX))):
         for place in (f"{folder}/data", "s3://data"):
             done = pack(loose, Store(f"{place}/{kind}"), options, threads=THREADS)
             row = {"frames": KINDS[kind], "to": "S3" if place.startswith("s3:") else "folder"}
-            found.append({**row, "frames/s": done["frames"] / done["s"], "MB": done["mb"]})
-    return found
+            rows.append({**row, "frames/s": done["frames"] / done["s"], "MB": done["mb"]})
+    return rows
 
 
 def _reading(where: dict[str, str], frames: Sequence[str]) -> list[dict[str, Any]]:
@@ -71,13 +71,13 @@ def _reading(where: dict[str, str], frames: Sequence[str]) -> list[dict[str, Any
     shuffled = random.Random(0).sample(frames, len(frames))
     cases = [(p, f, 0.0) for p in where for f in KINDS]
     cases += [("S3", f, LATENCY_S) for f in KINDS]
-    found = []
+    rows = []
     for place, kind, latency in cases:
         with _slowed(latency):
             rates = [_rate(Store(f"{where[place]}/{kind}"), order) for order in (frames, shuffled)]
         name = f"{place}, {1000 * latency:.0f} ms added a request" if latency else place
-        found.append({"from": name, "frames": KINDS[kind], "in order, 1/s": rates[0], "shuffled, 1/s": rates[1]})
-    return found
+        rows.append({"from": name, "frames": KINDS[kind], "in order, 1/s": rates[0], "shuffled, 1/s": rates[1]})
+    return rows
 
 
 def _rate(store: Store, order: Sequence[str]) -> float:
@@ -99,7 +99,7 @@ def _parts(loose: Store) -> tuple[list[Part], int]:
 
 
 def _streams(where: dict[str, str], parts: list[Part], rows: int, workers: int) -> list[dict[str, Any]]:
-    read, found = Reader(224, SMALL_PX, FrameCache(0)), list[dict[str, Any]]()
+    read, measured = Reader(224, SMALL_PX, FrameCache(0)), list[dict[str, Any]]()
 
     def measure(executor: str) -> None:
         for place, uri in where.items():
@@ -107,8 +107,8 @@ def _streams(where: dict[str, str], parts: list[Part], rows: int, workers: int) 
                 store = Store(f"{uri}/{kind}")
                 seconds, first, _ = timed(stream(parts, read, store, executor=executor, workers=workers))  # type: ignore[arg-type]
                 row = {"executor": executor, "from": place, "frames": name, "rows/s": rows / seconds}
-                base = next((r["rows/s"] for r in found if r["executor"] == executor), rows / seconds)
-                found.append({**row, "of single files in a folder": rows / seconds / base, "first batch, s": first})
+                base = next((r["rows/s"] for r in measured if r["executor"] == executor), rows / seconds)
+                measured.append({**row, "of single files in a folder": rows / seconds / base, "first batch, s": first})
 
     measure("threads")
     with ray_in_background() as connected:
@@ -116,7 +116,7 @@ def _streams(where: dict[str, str], parts: list[Part], rows: int, workers: int) 
         for _ in stream(parts[:4], read, Store(f"{where['folder']}/loose"), executor="ray", workers=workers):
             pass  # the first stream of a process starts Ray's workers
         measure("ray")
-    return found
+    return measured
 
 
 @contextmanager

@@ -21,7 +21,7 @@ TARGETS = {
 def main() -> None:
     """The demo in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        found = run_demo(folder, lambda line: print(line, file=sys.stderr), plain=True)
-    figures = {**found["test"], "whole demo, wall s": found["seconds"]}
+        demo = run_demo(folder, lambda line: print(line, file=sys.stderr), plain=True)
+    figures = {**demo["test"], "whole demo, wall s": demo["seconds"]}
     rows = [{"figure": name, "test videos": value, "target": TARGETS.get(name, "")} for name, value in figures.items()]
-    publish("quality", f"the demo: {len(found['trials'])} trials of iKUN on made driving scenes", rows)
+    publish("quality", f"the demo: {len(demo['trials'])} trials of iKUN on made driving scenes", rows)

@@ -48,14 +48,14 @@ def _measured(queries: int, gallery: int, seconds: str = "", mib: str = "") -> l
     torch.set_num_threads(THREADS)
     rng = np.random.default_rng(0)
     shared_ID = rng.standard_normal((IDENTITIES, WIDTH), np.float32)
-    found, ids, cameras = [], [], []
+    features, ids, cameras = [], [], []
     for rows in (queries, gallery):
         id_N = rng.integers(0, IDENTITIES, rows)
         feature_ND = rng.standard_normal((rows, WIDTH), np.float32)
         feature_ND *= NOISE
         feature_ND += shared_ID[id_N]
         feature_ND /= np.linalg.norm(feature_ND, axis=1, keepdims=True)
-        found.append(feature_ND)
+        features.append(feature_ND)
         ids.append(id_N)
         cameras.append(rng.integers(0, CAMERAS, rows))
     before_mib = peak_mib()
@@ -63,7 +63,7 @@ def _measured(queries: int, gallery: int, seconds: str = "", mib: str = "") -> l
     # where a model knows nothing, right answers lie anywhere in the list: most of it is sorted
     for what, who in (("a fair model", ids), ("a model that knows nothing", [rng.permutation(i) for i in ids])):
         began, began_cpu = time.perf_counter(), time.process_time()
-        figures = rank(*found, *who, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
+        figures = rank(*features, *who, query_camera_Q=cameras[0], gallery_camera_G=cameras[1]).figures()
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
         name = f"retrieval metrics of {what} (mAP {figures['map']:.2g} %), s"
         rows_of.append({"figure": name, "measured": wall_s, "target": seconds})

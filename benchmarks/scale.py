@@ -44,13 +44,13 @@ def main() -> None:
     for trials in TRIALS:
         for ledger in ("sqlite", "postgresql"):
             command = [sys.executable, "-m", __name__, "--trials", str(trials)]
-            found = subprocess.run(
+            done = subprocess.run(
                 [*command, *(["--postgresql"] if ledger == "postgresql" else [])],
                 check=True,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            rows.append(json.loads(found.stdout))
+            rows.append(json.loads(done.stdout))
     title = f"a simulated sweep on {SLOTS} slots; targets at 1,000 trials: driver <= 20 ms a result, slots >= 95 % busy"
     publish("scale", title, rows)
 
@@ -157,9 +157,9 @@ def case(arguments: argparse.Namespace) -> dict[str, Any]:
             import mlflow  # noqa: F401  its memory is not the sweep's
         before, began = resident_mib(), time.perf_counter()
         simulated = simulate(make_spec(content), arguments.slots, mlflow=not arguments.no_mlflow)
-        found = figures(simulated, resident_mib() - before, time.perf_counter() - began)
+        measured = figures(simulated, resident_mib() - before, time.perf_counter() - began)
         simulated.driver.ledger.close()
-    return found
+    return measured
 
 
 if __name__ == "__main__":

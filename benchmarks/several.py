@@ -85,7 +85,7 @@ def _run(data: str, size: int, how: str) -> float:
         codes = [process.wait() for process in started]
         if any(codes):
             raise RuntimeError("a worker has failed")
-        return float(json.loads((Path(folder) / "found.json").read_text()))
+        return float(json.loads((Path(folder) / "rows_a_second.json").read_text()))
 
 
 def work(rank: int, size: int, port: str, how: str, data: str, folder: str) -> None:
@@ -97,7 +97,7 @@ def work(rank: int, size: int, port: str, how: str, data: str, folder: str) -> N
     team = ProcessTeam("cpu") if size > 1 else Team()
     rows, seconds = (_ours if how == "ours" else _bare)(Store(data), team)
     if rank == 0:
-        (Path(folder) / "found.json").write_text(json.dumps(rows / seconds))
+        (Path(folder) / "rows_a_second.json").write_text(json.dumps(rows / seconds))
     if size > 1:
         dist.destroy_process_group()
 

@@ -47,7 +47,7 @@ def main() -> None:
             start_ray = time.perf_counter() - began
             _, cold, _ = timed(stream(parts[:4], read, store, executor="ray", workers=workers))
             ray, warm, gaps_ray = timed(stream(parts, read, store, executor="ray", workers=workers))
-    found = [
+    measured = [
         {
             "executor": "bare thread pool",
             "rows/s": rows / bare,
@@ -73,7 +73,7 @@ def main() -> None:
     publish(
         "stream",
         f"stream, {workers} workers, {rows} windows of 2 frames 1242 x 375, batches of {BATCH}, {EPOCHS} epochs",
-        found,
+        measured,
     )
     starts = [
         {"start": "threads, first batch", "s": start_threads},

@@ -63,14 +63,14 @@ def main() -> None:
                 sys.stderr.write(f"{name}, seed {seed}: {of_variant[name][-1]}\n")
     whole = _above_chance(of_variant[ENTANGLED])
     rows = [
-        {"variant": name, **mean_and_spread(found), "probe kept": f"{100 * _above_chance(found) / whole:.0f} %"}
-        for name, found in of_variant.items()
+        {"variant": name, **mean_and_spread(runs), "probe kept": f"{100 * _above_chance(runs) / whole:.0f} %"}
+        for name, runs in of_variant.items()
     ]
     publish("t2i_quality", f"t2i_reid on made people, {len(SEEDS)} seeds: mean and standard deviation", rows)
 
 
-def _above_chance(found: Sequence[Mapping[str, float]]) -> float:
-    return float(np.mean([f["probe"] - f["chance_probe"] for f in found]))
+def _above_chance(runs: Sequence[Mapping[str, float]]) -> float:
+    return float(np.mean([f["probe"] - f["chance_probe"] for f in runs]))
 
 
 def _example() -> dict[str, Any]:
@@ -78,9 +78,9 @@ def _example() -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text())["fixed"])
 
 
-def mean_and_spread(found: Sequence[Mapping[str, float]]) -> dict[str, str]:
+def mean_and_spread(runs: Sequence[Mapping[str, float]]) -> dict[str, str]:
     """`mean +- standard deviation` of each figure."""
-    values = {name: [f[name] for f in found] for name in found[0]}
+    values = {name: [f[name] for f in runs] for name in runs[0]}
     return {name: f"{np.mean(v):.2f} +- {np.std(v):.2f}" for name, v in values.items()}
 
 
@@ -95,8 +95,8 @@ def measure(store: Store, fields: Mapping[str, Any]) -> dict[str, float]:
     made = training.task
     assert isinstance(made, t2i_reid.Task)
     with training.evaluated_model():
-        found = _predictions(made, "test")
-        figures = made.score_with("test", found, results[-1].setting)
+        predictions = _predictions(made, "test")
+        figures = made.score_with("test", predictions, results[-1].setting)
         identity_G = data.images("test")["identity"].to_numpy()
         of_query = identity_G[queries_of(data, "test", config.query)["image"].to_numpy()]
         read, most = probe(*_features(made, ("calibration", "validation")), *_features(made, ("test",)))
@@ -113,8 +113,8 @@ def measure(store: Store, fields: Mapping[str, Any]) -> dict[str, float]:
 
 def _predictions(made: t2i_reid.Task, split: str) -> Arrays:
     predict, parts = made.predictor(), cut(made.plan(split, 0, 0), made.batch_rows(split), 0, split)
-    found = [predict(made.read(part.rows, made.data.store)) for part in parts]
-    return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+    arrays = [predict(made.read(part.rows, made.data.store)) for part in parts]
+    return {name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
 
 
 @torch.no_grad()
@@ -153,9 +153,9 @@ def probe(
         return float(sum(right))
 
     penalty = max((1e-4, 1e-3, 1e-2, 1e-1, 1.0), key=held_out)
-    found = names[_predicted(fit, label, test, len(names), penalty).numpy()]
+    predicted_M = names[_predicted(fit, label, test, len(names), penalty).numpy()]
     _, counts = np.unique(test_M, return_counts=True)
-    return float((found == test_M).mean()), float(counts.max() / len(test_M))
+    return float((predicted_M == test_M).mean()), float(counts.max() / len(test_M))
 
 
 def _predicted(fit: torch.Tensor, label: torch.Tensor, test: torch.Tensor, classes: int, penalty: float) -> Any:
@@ -165,9 +165,9 @@ def _predicted(fit: torch.Tensor, label: torch.Tensor, test: torch.Tensor, class
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        found = F.cross_entropy(fit @ weight_DK, label) + penalty * weight_DK[:-1].square().sum() / 2
-        found.backward()  # type: ignore[no-untyped-call]
-        return found
+        penalised = F.cross_entropy(fit @ weight_DK, label) + penalty * weight_DK[:-1].square().sum() / 2
+        penalised.backward()  # type: ignore[no-untyped-call]
+        return penalised
 
     with torch.enable_grad():
         optimiser.step(loss)  # type: ignore[no-untyped-call]

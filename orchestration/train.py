@@ -21,7 +21,7 @@ from .spec.read import override
 
 
 def train_once(
-    trainable: str, data: str, folder: str, sets: Sequence[str], device: str, said: Callable[[str], None]
+    trainable: str, data: str, folder: str, sets: Sequence[str], device: str, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Trains a Config made of its defaults and `FIELD=VALUE` texts, or goes on with it; what it came to.
 
@@ -48,17 +48,17 @@ def train_once(
         device="cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"),
         provenance={"trial": f"train/{trainable}", "data": mark},
     )
-    found = training.resume()
-    if found is not None:
-        said(f"going on from {found.store.uri}/{found.name}")
+    checkpoint = training.resume()
+    if checkpoint is not None:
+        tell(f"going on from {checkpoint.store.uri}/{checkpoint.name}")
     asked = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: asked.set())
     try:
         for epoch in training.run(asked.is_set):
             figures = "  ".join(f"{k} {v:.4g}" for k, v in epoch.metrics.items())
-            said(f"epoch {epoch.epoch}/{config.epochs}  {epoch.seconds:.1f} s  {figures}")
+            tell(f"epoch {epoch.epoch}/{config.epochs}  {epoch.seconds:.1f} s  {figures}")
     except Stopped:
-        said("stopped; a checkpoint is written")
+        tell("stopped; a checkpoint is written")
     except NonFiniteError as error:
         raise WorkFailedError(f"training went wrong, a lower lr may help: {error}") from None
     finally:

@@ -36,9 +36,11 @@ def load_part(name: str, part: Literal["Config", "METRICS", "open_data", "check_
     command that trains nothing does not wait for. Raises InputError with the choices."""
     check_name(name)
     file = "config" if part in ("Config", "METRICS") else "data"
-    if not (Path(__file__).parent / name / f"{file}.py").exists():
-        file = "task"
-    return getattr(importlib.import_module(f".{name}.{file}", __package__), part)
+    if (Path(__file__).parent / name / f"{file}.py").exists():
+        module = importlib.import_module(f".{name}.{file}", __package__)
+        if hasattr(module, part):
+            return getattr(module, part)
+    return getattr(load(name), part)
 
 
 def load_config(name: str) -> type[LoopConfig]:

@@ -89,15 +89,15 @@ def demo(
     """All of it, embedded, in minutes: data, sweep, promotion, a tracked video."""
     from .demo import run_demo
 
-    found = run_demo(folder, tell, plain=plain or None)
-    trials = [{k: t[k] for k in ("number", "state", "epoch", "value", "cause")} for t in found["trials"]]
-    figures = [{"figure": k, "test split": v} for k, v in found["test"].items()]
-    places = [{"what": k, "where": v} for k, v in found["places"].items()]
-    tables = [("trials", trials), ("champion on the test split", figures), ("tracked", found["tracked"])]
+    result = run_demo(folder, tell, plain=plain or None)
+    trials = [{k: t[k] for k in ("number", "state", "epoch", "value", "cause")} for t in result["trials"]]
+    figures = [{"figure": k, "test split": v} for k, v in result["test"].items()]
+    places = [{"what": k, "where": v} for k, v in result["places"].items()]
+    tables = [("trials", trials), ("champion on the test split", figures), ("tracked", result["tracked"])]
     show(
-        found,
+        result,
         as_json,
         *(table(title, rows) for title, rows in tables),
-        table("what happened", found["steps"]),
+        table("what happened", result["steps"]),
         table("where it is", places),
     )

@@ -26,17 +26,17 @@ def interface_of(address: str) -> str | None:
     """The network interface with an IPv4 address; None where that can't be told."""
     for _, name in socket.if_nameindex() if sys.platform == "linux" else ():
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            found = fcntl.ioctl(sock, _ADDRESS_OF, struct.pack("256s", name.encode()[:15]))
-            if socket.inet_ntoa(found[20:24]) == address:
+            reply = fcntl.ioctl(sock, _ADDRESS_OF, struct.pack("256s", name.encode()[:15]))
+            if socket.inet_ntoa(reply[20:24]) == address:
                 return name
     return None
 
 
 def name_interface() -> None:
     """Tells Gloo which interface to use, unless the user has."""
-    found = interface_of(ray.util.get_node_ip_address())
-    if found is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", found)
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 class _Backend(_TorchBackend):

@@ -37,7 +37,7 @@ from .resources import remove_orphaned_placement_groups, room_now, wait_for_room
 log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 60.0  # for trials to write a checkpoint before they are ended
 TICK_POLL_S = 0.5  # how often hangs and requests to stop are looked for
-BUSY_DRIVER_S = 5.0  # a driver that was busy for longer has not heard what trials reported meanwhile
+BUSY_DRIVER_S = 5.0  # a driver that was busy for longer has not read what trials reported meanwhile
 NODES_POLL_S = 5.0  # how often the cluster's nodes are counted
 
 
@@ -164,7 +164,7 @@ class _Bridge:
     def __init__(self, driver: Driver, stop_requested: StopRequested) -> None:
         self.driver, self.stop_requested = driver, stop_requested
         self._attempts: dict[str, tuple[int, int]] = {}  # Tune's id -> number, attempt
-        self._reported_s: dict[str, float] = {}  # when a trial was last heard of
+        self._reported_s: dict[str, float] = {}  # when a trial last reported
         self._hung: set[str] = set()
         self._end_s: float | None = None  # when live trials are ended, once they were asked to stop
         self._ticked_s = self._counted_s = time.monotonic()
@@ -201,7 +201,7 @@ class _Bridge:
         if now - self._ticked_s < TICK_POLL_S:
             return
         since, self._ticked_s = now - self._ticked_s, now
-        if since > BUSY_DRIVER_S:  # the ledger was away: what trials reported meanwhile has not been heard
+        if since > BUSY_DRIVER_S:  # the ledger was away: what trials reported meanwhile has not been read
             self._reported_s = {trial: at_s + since for trial, at_s in self._reported_s.items()}
         self._kill_hung(trials, now)
         if now - self._counted_s > NODES_POLL_S:

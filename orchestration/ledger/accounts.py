@@ -90,12 +90,12 @@ def shares(trial: FrozenTrial, attempts: Sequence[Attempt], kind: Kind) -> dict[
         trained += (kept_s + lost_s - again_s) * devices
         repeated += again_s * devices
         startup += (held_s - kept_s - lost_s) * devices
-    found = {"useful": 0.0, "startup": startup, "repeated": repeated, "pruned": 0.0, "failed": 0.0}
+    seconds = {"useful": 0.0, "startup": startup, "repeated": repeated, "pruned": 0.0, "failed": 0.0}
     if trial.state == TrialState.COMPLETE:
-        return {**found, "useful": trained}
+        return {**seconds, "useful": trained}
     if trial.state == TrialState.PRUNED and not _is_infeasible(trial):
-        return {**found, "pruned": trained}
-    return {**found, "repeated": 0.0, "failed": trained + repeated}
+        return {**seconds, "pruned": trained}
+    return {**seconds, "repeated": 0.0, "failed": trained + repeated}
 
 
 def _is_infeasible(trial: FrozenTrial) -> bool:
@@ -140,7 +140,7 @@ def credited(
     verdict, but by a failure, a stop, or with its driver.
     """
     epochs = _by_attempt(attempts, history, inherited=inherited)
-    found: list[Attempt] = []
+    split: list[Attempt] = []
     earlier_s = 0.0  # of an epoch that a later attempt has ended
     for index in reversed(range(len(attempts))):
         attempt, own = attempts[index], epochs[index]
@@ -160,21 +160,21 @@ def credited(
         is_lost = attempt.stopped is False and (broken or index < len(attempts) - 1)
         in_vain = attempt.stopped is True and broken and not any(epochs[index + 1 :])
         lost_s = _after_last_epoch_s(attempt, own) if is_lost or in_vain else 0.0
-        found.insert(0, replace(attempt, useful_s=kept_s, lost_s=min(lost_s, attempt.held_s - kept_s)))
-    return found
+        split.insert(0, replace(attempt, useful_s=kept_s, lost_s=min(lost_s, attempt.held_s - kept_s)))
+    return split
 
 
 def _by_attempt(
     attempts: Sequence[Attempt], history: Sequence[Mapping[str, Any]], *, inherited: bool
 ) -> list[list[tuple[float, float]]]:
     """(end, seconds) of the kept epochs of each attempt, in order."""
-    found: list[list[tuple[float, float]]] = [[] for _ in attempts]
+    epochs: list[list[tuple[float, float]]] = [[] for _ in attempts]
     for entry in history:
         at_s = entry["time_ms"] / 1000
         trained_by = max((i for i, a in enumerate(attempts) if a.began_s < at_s), default=None)
         if trained_by is not None or (attempts and not inherited):
-            found[trained_by or 0].append((at_s, float(entry["seconds"])))
-    return found
+            epochs[trained_by or 0].append((at_s, float(entry["seconds"])))
+    return epochs
 
 
 def _training_began_s(attempt: Attempt) -> float | None:

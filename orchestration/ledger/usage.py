@@ -101,14 +101,14 @@ class DriverRun:
         return self.gpus if kind == "gpu" else self.cpus
 
     def spans(self) -> list[tuple[float, float, int]]:
-        """(from, to, slots) of every stretch with one number of slots, in order, without gaps."""
-        found: list[tuple[float, float, int]] = []
+        """(from, to, slots) of every interval with one number of slots, in order, without gaps."""
+        intervals: list[tuple[float, float, int]] = []
         start_s, slots = self.began_s, self.slots
         for at_s, changed in (*(self.rooms or ()), (self.seen_s, 0)):
             end_s = min(max(at_s, start_s), max(self.seen_s, start_s))
-            found.append((start_s, end_s, slots))
+            intervals.append((start_s, end_s, slots))
             start_s, slots = end_s, changed
-        return found
+        return intervals
 
     def as_json(self) -> dict[str, Any]:
         """The ledger's entry."""
@@ -151,7 +151,7 @@ def _seen_s(began_s: float, drivers: Sequence[DriverRun]) -> float:
 
 
 def settled(drivers: Sequence[DriverRun], trials: Iterable[FrozenTrial], now_s: float | None = None) -> list[DriverRun]:
-    """Drivers, the last of them seen now when it lives, else when the ledger last heard of a trial."""
+    """Drivers, the last of them seen now when it lives, else at the last report of a trial."""
     if not drivers:
         return []
     signs_s = [drivers[-1].seen_s] if now_s is None else [drivers[-1].seen_s, now_s]

@@ -94,7 +94,7 @@ class BudgetKeeper:
         self._live[number] = attempts_of(self.ledger.trials[number])[-1]
 
     def training_began(self, number: int, at_s: float) -> None:
-        """A trial has said when the first batch of its attempt began. Written with the attempt's end."""
+        """A trial has reported when the first batch of its attempt began. Written with the attempt's end."""
         attempt = self._live.get(number)
         if attempt is not None and attempt.training_began_s is None:
             self._live[number] = replace(attempt, training_began_s=at_s)
@@ -115,7 +115,7 @@ class BudgetKeeper:
 
     def next_attempt(self, number: int, history: Sequence[Mapping[str, Any]], *, stopped: bool = False) -> None:
         """Writes that a trial's next attempt begins. `stopped`: the last one has left a checkpoint within an epoch,
-        as only a request to stop makes it do, and what it said of that was not heard."""
+        as only a request to stop makes it do, and its report of that did not arrive."""
         attempts = self._ended(number, history)
         if attempts and stopped:
             attempts[-1] = replace(attempts[-1], stopped=True)

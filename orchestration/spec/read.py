@@ -54,14 +54,14 @@ def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What can be said of a spec from its fields alone."""
+    """What is wrong with a spec by its fields alone."""
 
     spec: SweepSpec | None  # with defaults in place of fields that are wrong; None where too much is
     problems: list[str]  # each `path: what is wrong`
     wrong_fields: tuple[str, ...]  # paths of fields that are wrong by themselves
 
     def add(self, problems: Sequence[str]) -> None:
-        """Takes in what other checks of `spec` found, except about fields that are known to be wrong."""
+        """Takes in the problems that other checks of `spec` report, except about fields that are known to be wrong."""
         self.problems.extend(line for line in problems if not line.startswith(self.wrong_fields))
 
     def accepted(self, where: str) -> SweepSpec:

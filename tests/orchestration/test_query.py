@@ -1,4 +1,4 @@
-"""`refsweep model query`: the order is the model's, the picture shows it, bad input is said."""
+"""`refsweep model query`: the order is the model's, the picture shows it, bad input is refused."""
 
 from __future__ import annotations
 
@@ -143,8 +143,15 @@ def test_a_made_data_set_is_a_gallery_and_stays_in_the_storage(
     text_model.write(Store(str(tmp_path / "model")))
     made = ["--storage", str(tmp_path / "out"), "--json"]
     command = ["refsweep", "model", "query", str(tmp_path / "model"), "--text", CAPTION]
-    said = [*command, "--gallery", "made:cuhk-pedes?identities=10&images=1", "--out", str(tmp_path / "a.png"), *made]
-    monkeypatch.setattr(sys, "argv", said)
+    arguments = [
+        *command,
+        "--gallery",
+        "made:cuhk-pedes?identities=10&images=1",
+        "--out",
+        str(tmp_path / "a.png"),
+        *made,
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
     assert cli.run_command() == 0
     assert json.loads(capsys.readouterr().out)["gallery"] == 2, "a fifth of ten people is for testing"
     assert [path.name for path in (tmp_path / "out" / "made").glob("*/made.json")] == ["made.json"]

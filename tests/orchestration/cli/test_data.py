@@ -13,7 +13,6 @@ from refsweep.datasets import discovery
 from refsweep.datasets.recipes import fields_of
 from refsweep.orchestration.cli import main as cli
 
-DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 Refsweep = Callable[..., tuple[int, str, str]]
 
 
@@ -122,23 +121,3 @@ def test_people_are_packed_and_checked_like_their_source(kind: str, refsweep: Re
     assert answers[0] == {**answers[1], "uri": "people"}
     assert answers[1]["layout"] == kind
     assert answers[1]["problems"] == []
-
-
-def documented() -> list[list[str]]:
-    """The words of every command in the code blocks of docs/data.md, without its comment."""
-    blocks = DOCS.read_text().split("```")[1::2]
-    lines = [line.partition("#")[0].split() for block in blocks for line in block.splitlines()]
-    return [words for words in lines if words[:1] == ["refsweep"]]
-
-
-def test_the_documented_commands_and_their_flags_exist(refsweep: Refsweep):
-    commands = documented()
-    assert len(commands) > 15
-    for _, *words in commands:
-        name = (
-            words[:3] if words[:2] == ["data", "make"] and words[2] != "--help" else words[: 1 + (words[0] == "data")]
-        )
-        code, out, err = refsweep(*name, "--help")
-        assert code == 0, (words, err)
-        flags = {word for word in words if word.startswith("--")}
-        assert flags - set(re.findall(r"--[a-z-]+", out)) == set(), words

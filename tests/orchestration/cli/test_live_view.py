@@ -72,6 +72,6 @@ def test_a_summary_marks_the_best_and_says_how_trials_ended(driver: Driver):
     assert "*0" in shown
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(44.6, "45 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_durations_are_said_in_the_unit_that_fits(seconds: float, said: str):
-    assert duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(44.6, "45 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations_are_shown_in_the_unit_that_fits(seconds: float, text: str):
+    assert duration(seconds) == text

@@ -79,17 +79,17 @@ def test_the_interface_of_an_address_is_found():
 
 def test_that_the_head_is_silent_is_said_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(head_watch, "HEAD_POLL_S", 0.02)
-    said: list[str] = []
+    messages: list[str] = []
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))
         head.listen(100)
         address = f"127.0.0.1:{head.getsockname()[1]}"
         monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
-        with head_watch.watched_head("s", said.append):
+        with head_watch.watched_head("s", messages.append):
             time.sleep(0.3)
-            assert said == []
+            assert messages == []
             head.close()
             time.sleep(1.0)
-    assert len(said) == 1
-    assert address in said[0]
-    assert "`refsweep sweep resume s` continues it" in said[0]
+    assert len(messages) == 1
+    assert address in messages[0]
+    assert "`refsweep sweep resume s` continues it" in messages[0]

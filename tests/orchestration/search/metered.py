@@ -67,7 +67,7 @@ class Sweep:
         return found
 
     def epoch(
-        self, a: Assignment, epoch: int, seconds: float, *, final: bool = False, loss: float = 1.0, **said: Any
+        self, a: Assignment, epoch: int, seconds: float, *, final: bool = False, loss: float = 1.0, **fields: Any
     ) -> Verdict:
         """Trains it, writes its checkpoint and reports it; the clock does not move."""
         found = self.driver.checkpoints(a.number)
@@ -82,15 +82,15 @@ class Sweep:
             "setting": {},
         }
         found.write(Name(a.attempt, epoch), packed({}, {}), {"history": [*history, entry], "final": final}, set())
-        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final, **said))
+        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, entries=[entry], final=final, **fields))
 
-    def stop(self, a: Assignment, epoch: int, batch: int, **said: Any) -> None:
+    def stop(self, a: Assignment, epoch: int, batch: int, **fields: Any) -> None:
         """Writes a checkpoint within an epoch and reports that it stops."""
         found = self.driver.checkpoints(a.number)
         newest = found.newest()
         history = newest.history if newest is not None else []
         found.write(Name(a.attempt, epoch - 1, batch), packed({}, {}), {"history": history, "final": False}, set())
-        self.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True, **said))
+        self.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True, **fields))
 
     def seconds(self, *, running: bool = True) -> dict[str, float]:
         """What `budget_status` has in hours, in seconds."""

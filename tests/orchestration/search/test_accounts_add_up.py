@@ -143,9 +143,11 @@ class World:
         if self._report(life, entries=[entry], final=final) is Verdict.END:
             self._over(life)
 
-    def _report(self, life: Life, **said: Any) -> Verdict:
+    def _report(self, life: Life, **fields: Any) -> Verdict:
         a = life.assignment
-        return self.driver.on_result(Report(number=a.number, attempt=a.attempt, training_began_s=life.began_s, **said))
+        return self.driver.on_result(
+            Report(number=a.number, attempt=a.attempt, training_began_s=life.began_s, **fields)
+        )
 
     def _over(self, life: Life) -> None:
         self.live.pop(life.assignment.number)

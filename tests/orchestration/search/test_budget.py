@@ -123,8 +123,8 @@ def test_a_spent_budget_ends_asking_and_stops_live_trials_and_a_larger_one_goes_
     sweep.now_s += 0.2
     assert sweep.driver.must_stop()
     assert sweep.driver.next_action() is NoTrial.WAIT
-    said = str(sweep.driver.ledger.record.spent)
-    assert said.startswith(f"budget.{name} is spent: {100.1 * per_s / 3600:.4g} of {100 * per_s / 3600:.4g}")
+    spent = str(sweep.driver.ledger.record.spent)
+    assert spent.startswith(f"budget.{name} is spent: {100.1 * per_s / 3600:.4g} of {100 * per_s / 3600:.4g}")
     for a in live:
         sweep.driver.on_result(Report(number=a.number, attempt=a.attempt, stopped=True))
     assert sweep.driver.next_action() is NoTrial.FINISHED

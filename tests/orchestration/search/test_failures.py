@@ -1,4 +1,4 @@
-"""What Ray's words on lost workers mean. The texts are what Ray 2.60 said when each was done to a real cluster."""
+"""What Ray's words on lost workers mean. The texts are what Ray 2.60 wrote when each was done to a real cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RuntimeError: Gloo connectFullMesh failed with timed out connecting: Connection 
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "message"),
+    ("reason", "kind", "message"),
     [
         (KILLED, "lost", "The actor is dead because its worker process has died"),
         (HOST_KILLED, "node_lost", "is unavailable"),
@@ -33,7 +33,7 @@ RuntimeError: Gloo connectFullMesh failed with timed out connecting: Connection 
     ],
     ids=["killed", "host killed", "node dead", "controller", "silent"],
 )
-def test_what_was_lost_is_read_from_rays_words(said: str, kind: str, message: str):
-    failure = lost_worker(said)
+def test_what_was_lost_is_read_from_rays_words(reason: str, kind: str, message: str):
+    failure = lost_worker(reason)
     assert failure.kind == kind
     assert message in failure.message

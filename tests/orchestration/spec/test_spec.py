@@ -1,4 +1,4 @@
-"""What a person may write, what is said about the rest, and what may change when a sweep is run again."""
+"""What a person may write, what is refused and how, and what may change when a sweep is run again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def with_(**fields: Any) -> dict[str, Any]:
     return {**copy.deepcopy(LEAST), **fields}
 
 
-def said(content: Any) -> list[str]:
+def problems_of(content: Any) -> list[str]:
     """The lines of the error, without the first, which names the file."""
     with pytest.raises(InputError) as caught:
         check_spec(content, "my.yaml")
@@ -120,7 +120,7 @@ def test_a_number_that_json_lacks_is_refused_or_kept():
     assert make_spec(spec.as_json()) == spec
 
 
-# (fields, path, rule or choices, value); each is one problem, said in one line
+# (fields, path, rule or choices, value); each is one problem on one line
 BAD: list[tuple[dict[str, Any], str, str, str]] = [
     ({"nonsense": 1}, "nonsense", "unknown key", ""),
     ({"search": {"nonsense": 1}}, "search.nonsense", "unknown key", ""),
@@ -190,7 +190,7 @@ BAD: list[tuple[dict[str, Any], str, str, str]] = [
 def test_a_problem_is_said_with_its_path_its_rule_and_its_value(
     fields: dict[str, Any], path: str, rule: str, value: str
 ):
-    lines = said(with_(**fields))
+    lines = problems_of(with_(**fields))
     assert len(lines) == 1, lines
     assert re.fullmatch(rf"{re.escape(path)}: .*{re.escape(rule)}.*", lines[0])
     assert lines[0].endswith(f"got {value}") if value else "pydantic" not in lines[0]
@@ -200,25 +200,29 @@ def test_a_problem_is_said_with_its_path_its_rule_and_its_value(
 @pytest.mark.parametrize("name", LEAST)
 def test_what_has_no_default_must_be_given(name: str):
     content = {key: value for key, value in LEAST.items() if key != name}
-    assert said(content) == [f"{name}: must be given"]
+    assert problems_of(content) == [f"{name}: must be given"]
 
 
 def test_problems_are_said_all_at_once():
-    lines = said(with_(name="A", stream="x", nonsense=1, search={"trials": 0, "sampler": "bo"}, retry={"hang_s": 0}))
+    lines = problems_of(
+        with_(name="A", stream="x", nonsense=1, search={"trials": 0, "sampler": "bo"}, retry={"hang_s": 0})
+    )
     paths = ["name", "nonsense", "retry.hang_s", "search.sampler", "search.trials", "stream"]
     assert sorted(line.partition(":")[0] for line in lines) == paths
-    lines = said(with_(fixed={"z": 1, "epochs": "six"}, objective=[*TWO], ledger="mysql://x/y", storage="s3://b"))
+    lines = problems_of(
+        with_(fixed={"z": 1, "epochs": "six"}, objective=[*TWO], ledger="mysql://x/y", storage="s3://b")
+    )
     assert [line.partition(":")[0] for line in lines] == ["tracking", "ledger", "fixed", "fixed", "search.pruner"]
 
 
 def test_problems_of_one_field_and_of_fields_together_are_said_at_once():
-    lines = said(with_(search={"trials": 0}, trainable="gpt"))
+    lines = problems_of(with_(search={"trials": 0}, trainable="gpt"))
     assert sorted(line.partition(":")[0] for line in lines) == ["search.trials", "trainable"]
     search = {"sampler": "bo", "pruner": "asah", "seed": -1}
-    lines = said(with_(name="A", data=5, objective={"metric": "loss", "mode": "up"}, search=search))
+    lines = problems_of(with_(name="A", data=5, objective={"metric": "loss", "mode": "up"}, search=search))
     paths = ["data", "name", "objective.mode", "search.pruner", "search.sampler", "search.seed"]
     assert sorted(line.partition(":")[0] for line in lines) == paths
-    lines = said(with_(name="A", search={"grid": {"x": [1.0]}}))
+    lines = problems_of(with_(name="A", search={"grid": {"x": [1.0]}}))
     assert sorted(line.partition(":")[0] for line in lines) == ["name", "search"]
 
 
