@@ -99,7 +99,12 @@ def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = Non
         device="cuda" if a.gpus else "cpu",
         executor=executor,
         workers=max(a.cpus, 1) if executor == "threads" else default_workers(),
-        provenance={"trial": f"{a.sweep}/{a.number}", "data": a.data_fingerprint},
+        provenance={
+            "trial": f"{a.sweep}/{a.number}",
+            "sweep_id": a.sweep_id,
+            "term": a.term,
+            "data": a.data_fingerprint,
+        },
         best=a.best,
         team=team,
     )

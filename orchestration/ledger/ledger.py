@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
@@ -105,9 +106,10 @@ class Ledger:
     # -- lease -------------------------------------------------------------------------------------------
 
     def take_lease(self) -> None:
-        """Becomes the sweep's only driver. Raises LeaseTakenError when there is one."""
+        """Becomes the sweep's only driver, in a new term. Raises LeaseTakenError when there is one."""
         self._lease.take()
         self.refresh()
+        self.update_sweep(id=self.record.id or str(uuid.uuid4()), term=self.record.term + 1)
 
     def refuse_if_driven(self) -> None:
         """Raises LeaseTakenError when there is a driver, before anything costly is started for another."""

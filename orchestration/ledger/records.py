@@ -40,6 +40,8 @@ class SweepRecord:
     """Attributes of a sweep."""
 
     spec: Mapping[str, Any]
+    id: str | None = None  # random, made with the ledger: names repeat, ids do not; None before its first driver
+    term: int = 0  # raised whenever the lease is taken: what bears a lower one was written by an earlier driver
     data_fingerprint: str | None = None  # of the data that its first driver saw
     state: SweepState = SweepState.STOPPED  # as its last driver left it
     halted: str | None = None  # why
@@ -55,6 +57,8 @@ class SweepRecord:
         halted_with = attributes.get("halted_with")
         return cls(
             spec=attributes["spec"],
+            id=attributes.get("id"),
+            term=int(attributes.get("term", 0)),
             data_fingerprint=attributes.get("data"),
             state=SweepState(attributes.get("state", "stopped")),
             halted=attributes.get("halted"),
@@ -70,6 +74,8 @@ class SweepChanges(TypedDict, total=False):
     """Fields of a SweepRecord that may be written one by one."""
 
     spec: Mapping[str, Any]
+    id: str
+    term: int
     data_fingerprint: str
     state: SweepState
     halted: str | None

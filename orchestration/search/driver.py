@@ -183,6 +183,8 @@ class Driver:
             data_uri=self.data_uri,
             data_fingerprint=self.data_fingerprint,
             storage=f"{self.spec.storage.rstrip('/')}/{self.spec.name}",
+            sweep_id=self.ledger.record.id,
+            term=self.ledger.record.term,
             best=(objectives[0].metric, objectives[0].mode) if len(objectives) == 1 else None,
             stream=self.spec.stream,
             workers=self.spec.resources.worker_range,

@@ -47,6 +47,8 @@ class Assignment:
     data_uri: str | None
     data_fingerprint: str
     storage: str  # of the sweep
+    sweep_id: str | None  # of the ledger's record
+    term: int  # of the driver
     best: tuple[str, str] | None  # metric and mode whose best checkpoint is kept
     stream: str
     workers: tuple[int, int]  # at least, at most
