@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/refsweep demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 # Real servers and hosts, for minutes; .ci/packages says what of them comes from apt.
 cluster-test: .venv/ready

@@ -58,7 +58,7 @@ def test_an_event_is_one_line_of_the_log_and_is_read_back(event: Begun | Ended, 
     [
         'refsweep-job {"event": "begun"}',
         'refsweep-job TOKEN {"event": "begun"}',
-        event_line(Begun(), new_token()),
+        event_line(Begun(), "0" * 32),
         "refsweep job: the sweep has begun",
         "refsweep: sweep s stopped: as an earlier version said it",
         f"{TOKEN} " + '{"event": "begun"}',
@@ -138,7 +138,7 @@ def test_why_a_driver_ended_that_told_nothing_is_rays_message_or_its_log(
 
 
 def test_a_job_that_succeeded_has_no_failure():
-    job_of("succeeded", 0).raise_failure(["refsweep: no such metric"])
+    assert job_of("succeeded", 0).raise_failure(["refsweep: no such metric"]) is None  # type: ignore[func-returns-value]
 
 
 class Client:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
+from refsweep.tests.trainables.ikun.case import TINY
 from refsweep.tests.trainables.training.line import after
 from refsweep.trainables.contract import Task
 from refsweep.trainables.ikun import task as ikun
@@ -21,22 +22,6 @@ from refsweep.trainables.training.config import LoopConfig
 from refsweep.trainables.training.loop import NonFiniteError, Stopped, Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-TINY: dict[str, Any] = {
-    "tower": "conv-tiny",
-    "weights": None,
-    "freeze_text": False,
-    "crop_px": 32,
-    "frame_px": 32,
-    "feature_dim": 16,
-    "batch": 8,
-    "epochs": 2,
-    "lr": 1e-3,
-    "expressions_per_window": 3,
-    "positive_share": 0.5,
-    "windows_per_track": 1,
-    "calibration_thresholds": 8,
-}
 
 
 def train(
