@@ -173,10 +173,8 @@ class Ledger:
         if trial_id is not None:
             self.trials.append(as_stored(template, number, trial_id))
         else:  # made before, and the answer was lost
-            known_id = self._retried(
-                lambda: self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-            )
-            trial = self._retried(lambda: self._storage.get_trial(known_id))
+            by_number = self._storage.get_trial_id_from_study_id_trial_number
+            trial = self._retried(lambda: self._storage.get_trial(by_number(self._study_id, number)))
             if len(self.trials) == number:
                 self.trials.append(trial)
         return self.trials[number]
