@@ -65,6 +65,7 @@ def ray_local(request: pytest.FixtureRequest) -> Iterator[None]:
         S3.check()
         request.getfixturevalue("s3")  # workers inherit the environment of this moment
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: other tests on the same cores would starve them
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
