@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ from ..storage.leavings import data_walk, is_leaving
 from ..storage.store import Store
 from .cache import LooseFrames, read_frame
 from .decode import PictureError, decode
-from .packed import INDEX_FILE, INFO_FILE, UNFINISHED_FILE, PackInfo, Ranges, shard_path
+from .packed import INDEX_FILE, INFO_FILE, UNFINISHED_FILE, PackInfo, Ranges, footer_of, shard_path
 
 _INDEX_ROWS = 4096  # of a row group: what the look-up of one frame reads
 _SHARD = pa.schema(
@@ -94,7 +95,7 @@ def pack(
         for shard in _shards(prepared, packing):
             number = len(index.shards)
             out.write(shard_path(number), shard)
-            index.add(pq.ParquetFile(io.BytesIO(shard)), len(shard))
+            index.add(io.BytesIO(shard), len(shard))
             rate = (index.frames - done) / (time.perf_counter() - began)
             tell(f"{shard_path(number)}: {index.frames} of {len(frames)} frames, {rate:.0f} frames/s")
         _copy(pool, source, out, others, threads)
@@ -108,6 +109,7 @@ def pack(
         content=f"sha256:{index.hash.hexdigest()}",
         shards=index.shards,
         index=len(content),
+        footers=[*index.footers, footer_of(io.BytesIO(content), len(content))],
     )
     out.write(INFO_FILE, info.to_json())
     out.delete(UNFINISHED_FILE)
@@ -121,7 +123,8 @@ def pack(
 
 
 def _check_places(source: Store, out: Store) -> None:
-    if f"{out.uri}/".startswith(f"{source.uri}/") or f"{source.uri}/".startswith(f"{out.uri}/"):
+    here, there = (os.path.realpath(s.uri) if s.is_local else s.uri for s in (source, out))
+    if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
         raise InputError(f"OUT must lie outside the data set, got {out.uri} for {source.uri}")
     if source.exists(INFO_FILE):
         raise InputError(f"{source.uri} is packed already: pack the data set that it was made from")
@@ -217,12 +220,15 @@ class _Index:
 
     def __init__(self) -> None:
         self.frames, self.shards, self.hash = 0, list[int](), hashlib.sha256()
+        self.footers: list[tuple[int, str]] = []
         self._sink = io.BytesIO()
         self._writer = pq.ParquetWriter(self._sink, _INDEX, compression="zstd", write_statistics=["path"])
         self._waiting: list[tuple[str, int, int, int, int, int]] = []
 
-    def add(self, shard: pq.ParquetFile, size: int) -> None:
+    def add(self, file: io.RawIOBase | io.BytesIO, size: int) -> None:
         """Another shard of so many bytes."""
+        self.footers.append(footer_of(file, size))
+        shard = pq.ParquetFile(file, pre_buffer=False)
         for group in range(shard.num_row_groups):
             rows = shard.read_row_group(group, columns=["path", "width", "height", "sha256"]).to_pydict()
             for row, path in enumerate(rows["path"]):
@@ -253,7 +259,7 @@ def _whole_shards(out: Store, index: _Index) -> int:
     number = 0
     while (size := sizes.get(shard_path(number).removeprefix("frames/"))) is not None:
         try:
-            index.add(pq.ParquetFile(Ranges(out, shard_path(number), size), pre_buffer=False), size)
+            index.add(Ranges(out, shard_path(number), size), size)
         except (pa.ArrowException, KeyError, OSError) as error:
             what = f"not what was packed: {error}; delete {out.uri} and pack again"
             raise DataError([Problem(f"{out.uri}/{shard_path(number)}", what)]) from None

@@ -31,6 +31,7 @@ from ..storage.store import Store
 from .decode import Size
 
 FORMAT = 1
+MAGIC = b"PAR1"  # begins and ends a Parquet file
 _AFTER_SLASH = chr(ord("/") + 1)  # sorts after all that follows a slash
 INFO_FILE, UNFINISHED_FILE, INDEX_FILE = "packed.json", ".packing.json", "frames/index.parquet"
 GROUPS_MIB, INDEX_MIB = 64, 64
@@ -53,6 +54,9 @@ class PackInfo:
     content: str  # sha256 over paths and images: annotations and this tell packs apart
     shards: list[int]  # bytes of each
     index: int  # bytes of the index
+    # bytes and sha256 of the footer of each shard, then of the index's; None in packs of before. Arrow ends the whole
+    # process over some damages of a footer, so it is given none that is not sound
+    footers: list[tuple[int, str]] | None = None
 
     def to_json(self) -> bytes:
         """The content of packed.json."""
@@ -65,7 +69,10 @@ class PackInfo:
             content = json.loads(store.read(INFO_FILE))
             if content.pop("format") != FORMAT:
                 raise ValueError("another format")
-            return cls(**content)
+            info = cls(**content)
+            if info.footers is not None and len(info.footers) != len(info.shards) + 1:
+                raise ValueError("it must know the footer of each file")
+            return info
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             what = f"must be written by `data pack`, format {FORMAT}: {error}"
             raise DataError([Problem(f"{store.uri}/{INFO_FILE}", what)]) from None
@@ -91,8 +98,8 @@ class PackedFrames:
     def __init__(self, store: Store, groups_mib: int = GROUPS_MIB, turn: bool = True) -> None:
         self.store, self.turn = store, turn
         self.info = PackInfo.read(store)
-        self._index = self._whole(INDEX_FILE, lambda: _parquet(store, INDEX_FILE, self.info.index))
-        self._starts = self._whole(INDEX_FILE, lambda: _first_paths(self._index.metadata))
+        self._index = self._whole(INDEX_FILE, lambda: self._footer(INDEX_FILE, self.info.index, -1))
+        self._starts = self._whole(INDEX_FILE, lambda: _first_paths(self._index))
         self._places: Lru[list[Place]] = Lru(INDEX_MIB << 20, lambda places: 300 * len(places))
         self._footers: Lru[pq.FileMetaData] = Lru(16 << 20, lambda footer: int(footer.serialized_size))
         self._groups: Lru[pa.Table] = Lru(groups_mib << 20, lambda frames: int(frames.nbytes))
@@ -128,7 +135,7 @@ class PackedFrames:
         """A frame's image file, and the size in pixels that labels are written for. Raises FileNotFoundError."""
         place = self.place(path)
         frames = self._groups.get((place.shard, place.group), lambda: self._read_group(place.shard, place.group))
-        row = frames.slice(place.row, 1).to_pylist()
+        row = self._whole(shard_path(place.shard), lambda: frames.slice(place.row, 1).to_pylist())
         if not row or (row[0]["path"], (row[0]["width"], row[0]["height"])) != (path, place.size):
             what = f"not what was packed: {INDEX_FILE} says of {path} what its shard does not"
             raise DataError([Problem(f"{self.store.uri}/{shard_path(place.shard)}", what)])
@@ -148,11 +155,14 @@ class PackedFrames:
 
     def _read_places(self, number: int) -> list[Place]:
         def read() -> list[Place]:
-            file = _parquet(self.store, INDEX_FILE, self.info.index, self._index.metadata)
-            rows = file.read_row_group(number, use_threads=False).to_pydict()
+            file = pq.ParquetFile(Ranges(self.store, INDEX_FILE, self.info.index), metadata=self._index)
+            table = file.read_row_group(number, use_threads=False)
+            rows = table.to_pydict()
             sizes = zip(rows["width"], rows["height"], strict=True)
             columns = (rows[name] for name in ("path", "shard", "group", "row"))
             found = [Place(*row) for row in zip(*columns, sizes, strict=True)]
+            if any(column.null_count for column in table.columns):
+                raise ValueError("it has gaps")
             if not all(0 <= p.shard < len(self.info.shards) and p.group >= 0 and p.row >= 0 for p in found):
                 raise ValueError("it names shards that there are not")
             return found
@@ -163,7 +173,7 @@ class PackedFrames:
         path, size = shard_path(shard), self.info.shards[shard]
 
         def read() -> pa.Table:
-            footer = self._footers.get(shard, lambda: _parquet(self.store, path, size).metadata)
+            footer = self._footers.get(shard, lambda: self._footer(path, size, shard))
             file = pq.ParquetFile(_held(self.store, path, size, footer.row_group(group)), metadata=footer)
             frames = file.read_row_group(group, use_threads=False)
             if (shard, group) not in self._verified:
@@ -172,6 +182,15 @@ class PackedFrames:
             return frames.drop_columns(["sha256"])
 
         return self._whole(path, read)
+
+    def _footer(self, path: str, size: int, number: int) -> pq.FileMetaData:
+        if self.info.footers is None:
+            return pq.ParquetFile(Ranges(self.store, path, size), pre_buffer=False).metadata
+        length, sha256 = self.info.footers[number]
+        content = self.store.read_range(path, size - length, length)
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError("its footer has another sha256 than it had")
+        return pq.read_metadata(io.BytesIO(MAGIC + content))
 
     def _whole(self, path: str, read: Callable[[], T]) -> T:
         try:
@@ -229,8 +248,12 @@ class Ranges(io.RawIOBase):
         return content
 
 
-def _parquet(store: Store, path: str, size: int, footer: Any = None) -> pq.ParquetFile:
-    return pq.ParquetFile(Ranges(store, path, size), metadata=footer, pre_buffer=False)
+def footer_of(file: io.RawIOBase | io.BytesIO, size: int) -> tuple[int, str]:
+    """Bytes and sha256 of a Parquet file's footer: its metadata, their length in four bytes, and MAGIC."""
+    file.seek(size - 8)
+    length = 8 + int.from_bytes((file.read(8) or b"")[:4], "little")
+    file.seek(size - length)
+    return length, hashlib.sha256(file.read(length) or b"").hexdigest()
 
 
 def _held(store: Store, path: str, size: int, group: Any) -> Ranges:
@@ -242,4 +265,4 @@ def _held(store: Store, path: str, size: int, group: Any) -> Ranges:
 
 
 def _first_paths(footer: Any) -> list[str]:
-    return [footer.row_group(i).column(0).statistics.min for i in range(footer.num_row_groups)]
+    return [str(footer.row_group(i).column(0).statistics.min) for i in range(footer.num_row_groups)]

@@ -143,7 +143,7 @@ class ReferKitti:
         """Videos of each split; those of splits.json, else the published ones that are present. Raises DataError."""
         if self.store.exists("splits.json"):
             content = read_json(self.store, "splits.json")
-            if not isinstance(content, dict) or not set(SPLITS) <= set(content):
+            if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
                 raise DataError([Problem("splits.json", f"must map each of {', '.join(SPLITS)} to a list of videos")])
             return {split: tuple(safe_path(str(video)) for video in content[split]) for split in SPLITS}
         present = set(data_names(self.store, "expression"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from refsweep.datasets.frames import packed as packed_frames
-from refsweep.datasets.frames.packed import INDEX_FILE, PackedFrames, shard_path
+from refsweep.datasets.frames.packed import INDEX_FILE, INFO_FILE, PackedFrames, shard_path
 from refsweep.datasets.problems import DataError
 from refsweep.datasets.storage.store import Store
 from refsweep.tests.help import frame_paths
@@ -26,6 +27,7 @@ def test_a_changed_byte_gives_no_other_bytes(path: str, made: Path, packed: Path
         (out / path).write_bytes(sound[:at] + bytes([sound[at] ^ (1 << int(rng.integers(8)))]) + sound[at + 1 :])
         try:
             frames = PackedFrames(Store(str(out)))
+            list(frames.walk(""))
             for name in paths:
                 assert frames.read(name) == (whole[name], (208, 63))
         except (DataError, FileNotFoundError):  # the latter where the index names it otherwise
@@ -53,3 +55,13 @@ def test_a_frame_with_another_sha256_is_named(packed: Path, made: Path, tmp_path
     assert pq.ParquetFile(out / shard_path(0)).read().num_rows > 0
     with pytest.raises(DataError, match=f"00000.parquet: not what was packed: {name} has another sha256 than it had"):
         PackedFrames(Store(str(out))).read(name)
+
+
+def test_a_pack_of_before_whose_footers_are_not_recorded_is_read(packed: Path, made: Path, tmp_path: Path):
+    out = Path(shutil.copytree(packed, tmp_path / "out"))
+    info = json.loads((out / INFO_FILE).read_text())
+    del info["footers"]
+    (out / INFO_FILE).write_text(json.dumps(info))
+    frames = PackedFrames(Store(str(out)))
+    for path in frame_paths(made)[::20]:
+        assert frames.read(path)[0] == (made / path).read_bytes()
