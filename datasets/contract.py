@@ -23,7 +23,11 @@ Tell = Callable[[str], None]  # takes a line about how the work goes
 
 
 class Layout(Protocol):
-    """What `layouts/<name>.py` defines at module level."""
+    """What `layouts/<name>.py` defines at module level.
+
+    One whose annotations hold boxes in frames also has `HAS_BOXES = True`: such frames must be stored upright, where
+    other pictures are turned as their EXIF says (`frames.decode`).
+    """
 
     @property
     def EVIDENCE(self) -> str:

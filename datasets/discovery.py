@@ -72,7 +72,10 @@ def check(store: Store, *, decode: bool = True, **options: Any) -> tuple[str | N
     unknown = sorted(options.keys() - inspect.signature(run).parameters.keys())
     if unknown:
         raise InputError(f"the check of {name} has no option {', '.join(unknown)}")
-    return name, run(store, decode=decode, **options)
+    try:
+        return name, run(store, decode=decode, **options)
+    except InputError as error:
+        return name, Findings(as_problems(error, store.uri))
 
 
 def _file(room: str, name: str) -> Path:

@@ -6,6 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 from .problems import InputError
+from .storage.leavings import data_walk
 from .storage.store import Store
 
 _BY_NAME_AND_SIZE = (".png", ".jpg", ".jpeg", ".bmp", ".mp4", ".avi", ".parquet", ".arrow")
@@ -15,9 +16,10 @@ def fingerprint(store: Store) -> str:
     """`sha256:<64 hex digits>` over every file's path, and content; of frames and videos the size stands for it.
 
     Reading every frame of a large data set from object storage would take hours; annotations decide what
-    is learnt and are read whole. Hidden files are left out. Raises InputError when there is nothing.
+    is learnt and are read whole. Hidden files and what operating systems leave are left out. Raises InputError when
+    there is nothing.
     """
-    files = [(path, size) for path, size in store.walk() if not any(p.startswith(".") for p in path.split("/"))]
+    files = list(data_walk(store))
     if not files:
         raise InputError(f"no data at {store.uri}")
 

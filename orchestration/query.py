@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..datasets.frames.cache import open_frames
+from ..datasets.frames.cache import open_frames, read_frame
+from ..datasets.frames.decode import PictureError, decode, decode_given
 from ..datasets.problems import InputError
-from ..datasets.storage.store import Store
+from ..datasets.storage.leavings import data_walk
+from ..datasets.storage.store import Store, read_file
 from ..trainables import discovery
 from ..trainables.contract import RankingModel
 from ..trainables.training.package import Package
@@ -54,7 +55,7 @@ def open_gallery(package: Package, uri: str, split: str) -> Gallery:
     if table is not None:
         gallery = Gallery(store, table["path"].to_pylist(), table["identity"].to_pylist())
     else:
-        paths = sorted(path for path, _ in store.walk() if PurePosixPath(path).suffix.lower() in IMAGES)
+        paths = sorted(path for path, _ in data_walk(store) if PurePosixPath(path).suffix.lower() in IMAGES)
         gallery = Gallery(store, paths, [None] * len(paths))
     if not gallery.paths:
         raise InputError(f"no image in the gallery at {uri}: {', '.join(IMAGES)}")
@@ -77,8 +78,19 @@ def named_images(ranker: RankingModel, given: Sequence[str]) -> dict[str, bytes]
             )
         if name in content:
             raise InputError(f"{name} is given twice")
-        folder, _, file = uri.rpartition("/")
-        content[name] = Store(folder or ("/" if uri.startswith("/") else ".")).read(file)
+        content[name] = _query_file(uri)
+    return content
+
+
+def _query_file(uri: str) -> bytes:
+    """A picture that a query names. Raises InputError where it is missing or won't decode."""
+    try:
+        content = read_file(uri)
+        decode(content)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"image must be a file that can be read, got {uri}: {error.strerror or 'missing'}") from None
+    except PictureError as error:
+        raise InputError(f"image {uri} won't decode: {error}") from None
     return content
 
 
@@ -100,7 +112,11 @@ def query(
         raise InputError("text must not be empty")
     score_G = ranker.rank({**searched.images, **({"text": text} if text else {})}, _encoded(ranker, gallery))
     best = np.argsort(-score_G, kind="stable")[:top]
-    draw(gallery, searched, best, score_G).save(out)
+    page = draw(gallery, searched, best, score_G)
+    try:
+        page.save(out)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError) as error:
+        raise InputError(f"out must be a picture that can be written, as answer.png, got {out}: {error}") from None
     answers = [
         {"rank": rank, "path": gallery.paths[g], "score": float(score_G[g]), "identity": gallery.identities[g]}
         for rank, g in enumerate(best, 1)
@@ -113,10 +129,13 @@ def _encoded(ranker: RankingModel, gallery: Gallery) -> dict[str, NDArray[Any]]:
     pictures, parts = open_frames(gallery.store), []
     for start in range(0, len(gallery.paths), FILES_AT_ONCE):
         paths = gallery.paths[start : start + FILES_AT_ONCE]
+        files = [read_frame(pictures, path, f"{gallery.store.uri}/{path}")[0] for path in paths]
         try:
-            parts.append(ranker.gallery([pictures.read(path)[0] for path in paths]))
-        except InputError as error:
-            raise InputError(f"{gallery.store.uri}, one of {paths[0]} .. {paths[-1]}: {error}") from None
+            parts.append(ranker.gallery(files))
+        except InputError:
+            for path, file in zip(paths, files, strict=True):
+                _opened(file, f"{gallery.store.uri}/{path}")  # names the one that won't decode
+            raise
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -126,7 +145,7 @@ def _encoded(ranker: RankingModel, gallery: Gallery) -> dict[str, NDArray[Any]]:
 def draw(gallery: Gallery, query: Query, best: NDArray[np.int64], score_G: NDArray[np.float32]) -> Image.Image:
     """The query, then the best answers from left to right, each with rank and score. A frame is green or red where
     both identities are known, else grey."""
-    tiles = [_tile(_open(content), name, UNKNOWN) for name, content in query.images.items()]
+    tiles = [_tile(_opened(content, name), name, UNKNOWN) for name, content in query.images.items()]
     if query.text:
         tiles.insert(0, _words(query.text))
     pictures = open_frames(gallery.store)
@@ -134,7 +153,8 @@ def draw(gallery: Gallery, query: Query, best: NDArray[np.int64], score_G: NDArr
         known = gallery.identities[g]
         colour = UNKNOWN if known is None or query.identity is None else RIGHT if known == query.identity else WRONG
         caption = f"{rank}: {score_G[g]:.3f}" + ("" if known is None else f"  id {known}")
-        tiles.append(_tile(_open(pictures.read(gallery.paths[g])[0]), caption, colour))
+        path = gallery.paths[g]
+        tiles.append(_tile(_opened(read_frame(pictures, path, path)[0], path), caption, colour))
     width = sum(tile.width + MARGIN_PX for tile in tiles) + MARGIN_PX
     page = Image.new("RGB", (width, max(tile.height for tile in tiles) + 2 * MARGIN_PX), PAGE)
     left = MARGIN_PX
@@ -144,8 +164,8 @@ def draw(gallery: Gallery, query: Query, best: NDArray[np.int64], score_G: NDArr
     return page
 
 
-def _open(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content)).convert("RGB")
+def _opened(content: bytes, where: str) -> Image.Image:
+    return Image.fromarray(decode_given(content, where))
 
 
 def _tile(image: Image.Image, caption: str, colour: tuple[int, int, int]) -> Image.Image:

@@ -122,7 +122,7 @@ class Module(Protocol):
 
     @staticmethod
     def check_data(store: Store) -> None:
-        """Raises DataError with all that is wrong and can be seen without decoding frames."""
+        """Raises DataError with all that is wrong and can be seen without decoding frames; logs what is left out."""
 
     @staticmethod
     def serve(package: Package) -> Servable:

@@ -6,9 +6,8 @@ latter always; `Picture.size` says how large it was.
 
 from __future__ import annotations
 
-import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,16 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..problems import DataError, Problem
+from ..storage.leavings import data_names, data_walk
 from ..storage.lru import Lru
 from ..storage.store import Store
-from .packed import INFO_FILE, UNFINISHED_FILE, PackedFrames, Size
+from .decode import Frame, PictureError, Size, decode
+from .packed import INFO_FILE, UNFINISHED_FILE, PackedFrames
 
-Frame = NDArray[np.uint8]  # H x W x 3, RGB
+__all__ = ["WHOLE", "Frame", "FrameCache", "Numbers", "Picture", "Source", "open_frames", "read_frame", "square"]
 Numbers = Sequence[float] | NDArray[np.float64]
 
 
 class Source(Protocol):
     """The frames of a data set, in single files or packed."""
+
+    turn: bool  # of `decode`: True for pictures of people, False for frames with boxes
 
     def names(self, folder: str) -> list[str]:
         """Names of the frames, and of folders, directly below a folder, sorted."""
@@ -38,32 +41,33 @@ class Source(Protocol):
 
 
 class LooseFrames:
-    """Frames in single files: every file is taken for one."""
+    """Frames in single files: every file is taken for one, but for leavings of operating systems."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, turn: bool = True) -> None:
+        self.store, self.turn = store, turn
 
     def names(self, folder: str) -> list[str]:
         """Names of files and folders directly below a folder, sorted."""
-        return self.store.names(folder)
+        return data_names(self.store, folder)
 
     def walk(self, folder: str) -> Iterator[str]:
         """Path below `folder` of every file in it, sorted."""
-        return (path for path, _ in self.store.walk(folder))
+        return (path for path, _ in data_walk(self.store, folder))
 
     def read(self, path: str) -> tuple[bytes, None]:
         """An image file. Raises FileNotFoundError."""
         return self.store.read(path), None
 
 
-def open_frames(store: Store) -> Source:
-    """The frames of a data set, packed or not. Raises DataError when packing it was not finished."""
+def open_frames(store: Store, turn: bool = True) -> Source:
+    """The frames of a data set, packed or not; `turn` is that of `decode`. Raises DataError when packing it was not
+    finished."""
     there = store.names()
     if INFO_FILE in there:
-        return PackedFrames(store)
+        return PackedFrames(store, turn=turn)
     if UNFINISHED_FILE in there:
         raise DataError([Problem(store.uri, "packing was not finished: the same `data pack` continues it")])
-    return LooseFrames(store)
+    return LooseFrames(store, turn)
 
 
 class Picture(NamedTuple):
@@ -76,23 +80,24 @@ class Picture(NamedTuple):
 class FrameCache:
     """The most recently used decoded frames, up to `mib` mebibytes. Threads may share it.
 
-    Pickles empty: a data worker fills its own.
+    `turn` is that of `decode`: True for pictures of people, False for frames with boxes. Pickles empty: a data worker
+    fills its own.
     """
 
-    def __init__(self, mib: int) -> None:
-        self.mib = mib
+    def __init__(self, mib: int, *, turn: bool = True) -> None:
+        self.mib, self.turn = mib, turn
         self._kept: Lru[Picture] = Lru(mib << 20, lambda picture: picture.frame.nbytes)
         self._sources: dict[str, Source] = {}
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[FrameCache], tuple[int]]:
-        return FrameCache, (self.mib,)
+    def __reduce__(self) -> tuple[Callable[..., FrameCache], tuple[int, bool]]:
+        return _new_cache, (self.mib, self.turn)
 
     def source(self, store: Store) -> Source:
         """The source of a data set's frames, opened once. Raises DataError when packing it was not finished."""
         with self._lock:
             if store.uri not in self._sources:
-                self._sources[store.uri] = open_frames(store)
+                self._sources[store.uri] = open_frames(store, self.turn)
             return self._sources[store.uri]
 
     def picture(self, store: Store, path: str) -> Picture:
@@ -106,17 +111,28 @@ class FrameCache:
         return frame if frame.shape[1::-1] == size else np.asarray(_patch(frame, (0, 0, *size), size))
 
 
-def _decode(source: Source, path: str, where: str) -> Picture:
-    """Reads and decodes a frame as RGB. Raises DataError when it is missing or truncated."""
+def _new_cache(mib: int, turn: bool) -> FrameCache:
+    return FrameCache(mib, turn=turn)
+
+
+def read_frame(source: Source, path: str, where: str) -> tuple[bytes, Size | None]:
+    """`source.read`. Raises DataError with the place where there is no such file."""
     try:
-        content, size = source.read(path)
-    except FileNotFoundError:
+        return source.read(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DataError([Problem(where, "frame is missing")]) from None
+
+
+def _decode(source: Source, path: str, where: str) -> Picture:
+    """Reads and decodes a frame. Raises DataError when it is missing or won't decode."""
+    content, size = read_frame(source, path, where)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return Picture(np.asarray(image.convert("RGB")), size or image.size)
-    except (OSError, SyntaxError, ValueError) as error:
+        image, swapped = decode(content, turn=source.turn)
+    except PictureError as error:
         raise DataError([Problem(where, f"frame won't decode: {error}")]) from None
+    if size is not None and swapped:  # what is packed unchanged is recorded as the file is, not as it is shown
+        size = (size[1], size[0])
+    return Picture(np.asarray(image), size or image.size)
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
-
-from ..problems import DataError, Problem
+from ..problems import InputError, OfFile, Problem, as_problems, by_folder
 from .cache import Source
+from .decode import PictureError, decode
+
+MANY_MISSING, MANY_BROKEN = "images are missing", "images won't decode"
 
 
 def image_problems(source: Source, paths: Iterable[str]) -> list[Problem]:
-    """A problem for each picture that is missing or won't decode, in the order of `paths`; reads all of them."""
+    """The pictures that are missing or won't decode, those of a folder together, in the order of `paths`; reads all of
+    them."""
 
-    def problems_of(path: str) -> list[Problem]:
+    def problems_of(path: str) -> list[OfFile]:
         try:
             content, _ = source.read(path)
-        except (FileNotFoundError, IsADirectoryError):
-            return [Problem(path, "image is missing")]
-        except DataError as error:
-            return [Problem(path, problem.what) for problem in error.problems]
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return [OfFile(Problem(path, "image is missing"), MANY_MISSING)]
+        except InputError as error:
+            found = as_problems(error, path)
+            return [OfFile(Problem(path, p.what), "images can't be read", cause=p.what) for p in found]
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return [Problem(path, f"image won't decode: {error}")]
+            decode(content, turn=source.turn)
+        except PictureError as error:
+            return [OfFile(Problem(path, f"image won't decode: {error}"), MANY_BROKEN, str(error))]
         return []
 
     with ThreadPoolExecutor(8) as pool:
-        return [problem for problems in pool.map(problems_of, paths) for problem in problems]
+        return by_folder(problem for problems in pool.map(problems_of, paths) for problem in problems)

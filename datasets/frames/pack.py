@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,8 +27,11 @@ from .. import discovery
 from ..contract import Tell
 from ..fingerprint import fingerprint
 from ..problems import DataError, InputError, Problem
+from ..storage.leavings import data_walk, is_leaving
 from ..storage.store import Store
-from .packed import INDEX_FILE, INFO_FILE, UNFINISHED_FILE, PackInfo, Ranges, shard_path
+from .cache import LooseFrames, read_frame
+from .decode import PictureError, decode
+from .packed import INDEX_FILE, INFO_FILE, UNFINISHED_FILE, PackInfo, Ranges, footer_of, shard_path
 
 _INDEX_ROWS = 4096  # of a row group: what the look-up of one frame reads
 _SHARD = pa.schema(
@@ -72,8 +76,9 @@ def pack(
     """
     _check_places(source, out)
     layout = discovery.recognise(source)
-    files = [path for path, _ in source.walk() if not any(part.startswith(".") for part in path.split("/"))]
-    frames = discovery.layout(layout).frame_files(source, files)
+    files = [path for path, _ in data_walk(source)]
+    kind = discovery.layout(layout)
+    frames = kind.frame_files(source, files)
     if not frames:
         raise InputError(f"{source.uri} can't be packed: this {layout} data holds no frames or pictures as image files")
     others = sorted(set(files) - set(frames))
@@ -82,14 +87,15 @@ def pack(
     data_fingerprint = fingerprint(source)
     unfinished = json.dumps({**asdict(packing), "source": data_fingerprint}, indent=1).encode()
     continues = _begin(out, unfinished)
-    began, index = time.perf_counter(), _Index()
+    began, index, turn = time.perf_counter(), _Index(), not getattr(kind, "HAS_BOXES", False)
     done = _whole_shards(out, index) if continues else 0
     with ThreadPoolExecutor(threads) as pool:
-        prepared = _prepared(pool, source, iter(frames[done:]), packing.frame_px, 2 * threads)
+        arguments = (source, packing.frame_px, turn)
+        prepared = _prepared(pool, arguments, iter(frames[done:]), 2 * threads)
         for shard in _shards(prepared, packing):
             number = len(index.shards)
             out.write(shard_path(number), shard)
-            index.add(pq.ParquetFile(io.BytesIO(shard)), len(shard))
+            index.add(io.BytesIO(shard), len(shard))
             rate = (index.frames - done) / (time.perf_counter() - began)
             tell(f"{shard_path(number)}: {index.frames} of {len(frames)} frames, {rate:.0f} frames/s")
         _copy(pool, source, out, others, threads)
@@ -103,6 +109,7 @@ def pack(
         content=f"sha256:{index.hash.hexdigest()}",
         shards=index.shards,
         index=len(content),
+        footers=[*index.footers, footer_of(io.BytesIO(content), len(content))],
     )
     out.write(INFO_FILE, info.to_json())
     out.delete(UNFINISHED_FILE)
@@ -116,7 +123,8 @@ def pack(
 
 
 def _check_places(source: Store, out: Store) -> None:
-    if f"{out.uri}/".startswith(f"{source.uri}/") or f"{source.uri}/".startswith(f"{out.uri}/"):
+    here, there = (os.path.realpath(s.uri) if s.is_local else s.uri for s in (source, out))
+    if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
         raise InputError(f"OUT must lie outside the data set, got {out.uri} for {source.uri}")
     if source.exists(INFO_FILE):
         raise InputError(f"{source.uri} is packed already: pack the data set that it was made from")
@@ -124,7 +132,7 @@ def _check_places(source: Store, out: Store) -> None:
 
 def _begin(out: Store, unfinished: bytes) -> bool:
     """Claims an empty place; True when it holds the beginning of this same pack."""
-    names = out.names()
+    names = [name for name in out.names() if name == UNFINISHED_FILE or not is_leaving(name)]
     if not names:
         out.write(UNFINISHED_FILE, unfinished)
         return False
@@ -137,36 +145,40 @@ def _begin(out: Store, unfinished: bytes) -> bool:
 
 
 def _prepared(
-    pool: ThreadPoolExecutor, source: Store, paths: Iterator[str], frame_px: int | None, ahead: int
+    pool: ThreadPoolExecutor, arguments: tuple[Store, int | None, bool], paths: Iterator[str], ahead: int
 ) -> Iterator[Packed]:
     """Frames in order, read and shrunk by threads, `ahead` of what is taken at most."""
+    source, frame_px, turn = arguments
     pending: deque[Future[Packed]] = deque(
-        pool.submit(prepare, source, path, frame_px) for path in islice(paths, ahead)
+        pool.submit(prepare, source, path, frame_px, turn) for path in islice(paths, ahead)
     )
     try:
         while pending:
             yield pending.popleft().result()
-            pending.extend(pool.submit(prepare, source, path, frame_px) for path in islice(paths, 1))
+            pending.extend(pool.submit(prepare, source, path, frame_px, turn) for path in islice(paths, 1))
     finally:
         for future in pending:
             future.cancel()
 
 
-def prepare(source: Store, path: str, frame_px: int | None) -> Packed:
-    """A frame's file, or a PNG of the frame shrunk to `frame_px` at its longest side. Raises DataError."""
-    content = source.read(path)
+def prepare(source: Store, path: str, frame_px: int | None, turn: bool = True) -> Packed:
+    """A frame's file, or a PNG of the frame shrunk to `frame_px` at its longest side. `turn` is that of `decode`.
+    Raises DataError."""
+    where = f"{source.uri}/{path}"
+    content, _ = read_frame(LooseFrames(source), path, where)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            width, height = image.size
-            if frame_px is not None and max(width, height) > frame_px:
-                share = frame_px / max(width, height)
-                size = max(1, round(width * share)), max(1, round(height * share))
-                shrunk, buffer = image.convert("RGB").resize(size, Image.Resampling.LANCZOS), io.BytesIO()
-                shrunk.save(buffer, "PNG", compress_level=1)  # a seventh of the default's time, a sixth more bytes
-                content = buffer.getvalue()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError([Problem(f"{source.uri}/{path}", f"frame won't decode: {error}")]) from None
+        image, swapped = decode(content, turn=turn)
+    except PictureError as error:
+        raise DataError([Problem(where, f"frame won't decode: {error}")]) from None
+    width, height = image.size
+    if frame_px is not None and max(width, height) > frame_px:
+        share, buffer = frame_px / max(width, height), io.BytesIO()
+        size = max(1, round(width * share)), max(1, round(height * share))
+        shrunk = image.resize(size, Image.Resampling.LANCZOS)
+        shrunk.save(buffer, "PNG", compress_level=1)  # a seventh of the default's time, a sixth more bytes
+        content = buffer.getvalue()
+    elif swapped:  # the file stays as it is, so its record does
+        width, height = height, width
     return Packed(path, width, height, hashlib.sha256(content).digest(), content)
 
 
@@ -208,12 +220,15 @@ class _Index:
 
     def __init__(self) -> None:
         self.frames, self.shards, self.hash = 0, list[int](), hashlib.sha256()
+        self.footers: list[tuple[int, str]] = []
         self._sink = io.BytesIO()
         self._writer = pq.ParquetWriter(self._sink, _INDEX, compression="zstd", write_statistics=["path"])
         self._waiting: list[tuple[str, int, int, int, int, int]] = []
 
-    def add(self, shard: pq.ParquetFile, size: int) -> None:
+    def add(self, file: io.RawIOBase | io.BytesIO, size: int) -> None:
         """Another shard of so many bytes."""
+        self.footers.append(footer_of(file, size))
+        shard = pq.ParquetFile(file, pre_buffer=False)
         for group in range(shard.num_row_groups):
             rows = shard.read_row_group(group, columns=["path", "width", "height", "sha256"]).to_pydict()
             for row, path in enumerate(rows["path"]):
@@ -243,7 +258,11 @@ def _whole_shards(out: Store, index: _Index) -> int:
     sizes = dict(out.walk("frames"))
     number = 0
     while (size := sizes.get(shard_path(number).removeprefix("frames/"))) is not None:
-        index.add(pq.ParquetFile(Ranges(out, shard_path(number), size), pre_buffer=False), size)
+        try:
+            index.add(Ranges(out, shard_path(number), size), size)
+        except (pa.ArrowException, KeyError, OSError) as error:
+            what = f"not what was packed: {error}; delete {out.uri} and pack again"
+            raise DataError([Problem(f"{out.uri}/{shard_path(number)}", what)]) from None
         number += 1
     return index.frames
 

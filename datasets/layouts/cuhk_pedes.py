@@ -28,9 +28,10 @@ import pyarrow as pa
 
 from ..frames.cache import FrameCache, Source
 from ..frames.check import image_problems
-from ..problems import DataError, Findings, InputError, Problem, as_problems
-from ..storage.store import Store, safe_path
-from .shared.annotations import read_json, short
+from ..problems import DataError, Findings, InputError, OfFile, Problem, as_problems, by_folder
+from ..storage.leavings import data_names
+from ..storage.store import Store
+from .shared.annotations import named_path, read_json, shared_captions, short
 from .shared.captions import split_caption
 from .shared.held_out import halves, take
 
@@ -64,7 +65,7 @@ def frame_files(store: Store, files: Sequence[str]) -> list[str]:
 def find_annotations(store: Store) -> str | None:
     """Path of the annotation file; None where there is none."""
     for folder in ("", "annotations"):
-        names = set(store.names(folder))
+        names = set(data_names(store, folder))
         for name in ANNOTATIONS:
             if name in names:
                 return f"{folder}/{name}" if folder else name
@@ -150,22 +151,28 @@ def check(store: Store, *, decode: bool = True) -> Findings:
     """Annotations, files, and with `decode` every picture. Raises nothing about the data."""
     try:
         data = PersonText(store)
-        problems = _missing_files(data)
+        files = {f"{IMAGES}/{path}" for path in data.pictures.walk(IMAGES)}
     except InputError as error:
         return Findings(as_problems(error, store.uri))
+    missing = [path for path in data.paths if path not in files]
+    problems = by_folder(
+        OfFile(
+            Problem(path, f"image is missing: {data.annotations} names it"),
+            f"images are missing that {data.annotations} names",
+        )
+        for path in missing
+    )
     if decode:
-        missing = {problem.where for problem in problems}
-        problems += image_problems(data.pictures, [path for path in data.paths if path not in missing])
+        problems += image_problems(data.pictures, [path for path in data.paths if path in files])
     counts = {"images": len(data.paths), "identities": 0, "captions": 0}
     for split in SPLITS:
         counts["identities"] += len(data.images(split)["identity"].unique())
         counts["captions"] += data.captions(split).num_rows
-    return Findings(problems, counts | {f"skipped_{name}": n for name, n in data.skipped().items()})
-
-
-def _missing_files(data: PersonText) -> list[Problem]:
-    files = {f"{IMAGES}/{path}" for path in data.pictures.walk(IMAGES)}
-    return [Problem(path, f"image is missing: {data.annotations} names it") for path in data.paths if path not in files]
+    counts |= {f"skipped_{name}": n for name, n in data.skipped().items()}
+    if missing:
+        counts["missing_images"] = len(missing)
+    of_people = ((c, image.identity) for split in SPLITS for image in data._of(split) for c in image.captions)
+    return Findings(problems, counts | shared_captions(of_people))
 
 
 def _parse(content: Any, where: str, skipped: Counter[str]) -> tuple[list[_Image], list[Problem]]:
@@ -214,7 +221,8 @@ def _parse_item(item: Any, at: str, where: str) -> tuple[_Image | None, list[str
         wrong.append(f"file_path or img_path must be text, got {short(path)}")
     else:
         try:
-            path = safe_path(path) if path.startswith(f"{IMAGES}/") else f"{IMAGES}/{safe_path(path)}"
+            path = named_path(path)
+            path = path if path.startswith(f"{IMAGES}/") else f"{IMAGES}/{path}"
         except InputError as error:
             wrong.append(str(error))
     identity = _whole(item.get("id"))

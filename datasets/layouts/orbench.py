@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 from ..frames.cache import FrameCache, Source
 from ..frames.check import image_problems
-from ..problems import DataError, Findings, InputError, Problem, as_problems
-from ..storage.store import Store, safe_path
-from .shared.annotations import read_json, short
+from ..problems import DataError, Findings, InputError, OfFile, Problem, as_problems, by_folder
+from ..storage.leavings import data_names
+from ..storage.store import Store
+from .shared.annotations import named_path, read_json, shared_captions, short
 from .shared.held_out import halves, take
 
 SPLITS = ("train", "calibration", "validation", "test")
@@ -56,9 +57,9 @@ Sample = dict[str, Any]
 
 def holds(store: Store) -> bool:
     """Whether ORBench data is here: a folder of a modality, or the captions, which stay where they are when packed."""
-    names = set(store.names())
+    names = set(data_names(store))
     wanted = {*IMAGE_MODALITIES, TEXT_FILE}
-    return bool(names & wanted) or any(wanted & set(store.names(f)) for f in _FOLDERS if f in names)
+    return bool(names & wanted) or any(wanted & set(data_names(store, f)) for f in _FOLDERS if f in names)
 
 
 def frame_files(store: Store, files: Sequence[str]) -> list[str]:
@@ -97,10 +98,10 @@ class Orbench:
     def _folders(self) -> list[str]:
         """Folders with labelled data; the root itself is the empty string."""
         wanted = {*IMAGE_MODALITIES, TEXT_FILE}
-        names = set(self.store.names())
+        names = set(data_names(self.store))
         folders = []
         for folder in _FOLDERS:
-            inside = {*self.store.names(folder), *self.pictures.names(folder)} if folder in names else set()
+            inside = {*data_names(self.store, folder), *self.pictures.names(folder)} if folder in names else set()
             if "gallery" in inside and "vis" not in inside:
                 self._skipped["folders_without_identities"] += 1
             elif inside & wanted:
@@ -186,6 +187,7 @@ class _Part:
             return
         seen: set[tuple[str, str]] = set()
         splits: dict[int, set[str]] = {}
+        missing: list[OfFile] = []
         for number, item in enumerate(items):
             at = f"{where}: item {number}"
             path = item.get("file_path") if isinstance(item, dict) else None
@@ -194,9 +196,14 @@ class _Part:
                 self.problems.append(Problem(at, f"must have file_path and caption, both text, got {short(item)}"))
                 continue
             text = " ".join(text.split())
-            wrong = _wrong_path(path, f"{self.root}{path}" in self.paths)
-            if wrong:
-                self.problems.append(Problem(at, wrong))
+            try:
+                path = _picture_of(path)
+            except InputError as error:
+                self.problems.append(Problem(at, str(error)))
+                continue
+            if f"{self.root}{path}" not in self.paths:
+                lost = Problem(at, f"names {short(path)}, which is not there")
+                missing.append(OfFile(lost, f"images are missing that {where} names", name=f"{self.root}{path}"))
             elif not text or (path, text) in seen:
                 skipped["repeated_captions" if text else "empty_captions"] += 1
             else:
@@ -204,6 +211,7 @@ class _Part:
                 identity = int(path.split("/")[1])
                 self._add("text", identity, "", text, -1)
                 splits.setdefault(identity, set()).add(str(item.get("split", "")))
+        self.problems += by_folder(missing)
         self._take_splits(splits, where)
 
     def _take_splits(self, splits: dict[int, set[str]], where: str) -> None:
@@ -220,14 +228,12 @@ class _Part:
         self.named_splits = splits
 
 
-def _wrong_path(path: str, exists: bool) -> str:
-    try:
-        safe_path(path)
-    except InputError as error:
-        return str(error)
-    if not re.fullmatch(r"vis/\d+/.+", path):
-        return f"file_path must be vis/<id>/<name>, got {short(path)}"
-    return "" if exists else f"names {short(path)}, which is not there"
+def _picture_of(path: str) -> str:
+    """The picture that an item names. Raises InputError with the rule."""
+    cleaned = named_path(path)
+    if not re.fullmatch(r"vis/\d+/.+", cleaned):
+        raise InputError(f"file_path must be vis/<id>/<name>, got {short(path)}")
+    return cleaned
 
 
 def _camera_of(name: str) -> int:
@@ -276,4 +282,7 @@ def check(store: Store, *, decode: bool = True) -> Findings:
         for entry in samples["modality"].value_counts().to_pylist():
             counts[entry["values"]] += entry["counts"]
     problems = image_problems(data.pictures, data.paths) if decode else []
-    return Findings(problems, counts | {f"skipped_{name}": n for name, n in data.skipped().items()})
+    texts = ((s["text"], s["identity"]) for split in SPLITS for s in data.samples(split).to_pylist() if s["text"])
+    return Findings(
+        problems, counts | {f"skipped_{name}": n for name, n in data.skipped().items()} | shared_captions(texts)
+    )

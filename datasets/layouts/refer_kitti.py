@@ -27,9 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..frames.cache import FrameCache
-from ..problems import DataError, InputError, Problem
+from ..frames.cache import FrameCache, read_frame
+from ..frames.decode import PictureError, measure
+from ..problems import DataError, InputError, Problem, first
+from ..storage.leavings import data_names
 from ..storage.store import Store, safe_path
+from ..storage.text import read_text
 from .refer_kitti_parse import (
     LABELS_FILE,
     LabelledObject,
@@ -45,6 +48,7 @@ from .shared.annotations import read_json
 __all__ = [
     "EVIDENCE",
     "FRAMES",
+    "HAS_BOXES",
     "LABELS_FILE",
     "NOT_SCORED",
     "PUBLISHED_SPLITS",
@@ -61,6 +65,7 @@ __all__ = [
     "parse_expression",
 ]
 
+HAS_BOXES = True  # frames must be stored upright
 EVIDENCE = f"a folder expression/ or KITTI/, or the file {LABELS_FILE}"
 FRAMES = "KITTI/training/image_02"
 SPLITS = ("train", "calibration", "validation", "test")
@@ -103,7 +108,7 @@ class Tracks:
     """Tracker output of a video: N boxes, sorted by id and then frame."""
 
     frame_N: NDArray[np.int64]
-    id_N: NDArray[np.int64]  # pedestrians follow the largest id of a car
+    id_N: NDArray[np.int64]  # cars as in their file; pedestrians behind the largest of them
     xyxy_N4: NDArray[np.float64]  # pixels
     score_N: NDArray[np.float64]
     category_N: NDArray[np.str_]
@@ -126,7 +131,8 @@ class ReferKitti:
 
     def __init__(self, store: Store, frame_cache_mib: int = 1024) -> None:
         self.store = store
-        self.frames = FrameCache(frame_cache_mib)
+        self.frames = FrameCache(frame_cache_mib, turn=False)
+        self._left_out: dict[str, Problem] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._objects: dict[str, tuple[LabelledObject, ...]] = {}
         self._referred: dict[tuple[str, str], Mapping[int, frozenset[int]]] = {}
@@ -137,10 +143,10 @@ class ReferKitti:
         """Videos of each split; those of splits.json, else the published ones that are present. Raises DataError."""
         if self.store.exists("splits.json"):
             content = read_json(self.store, "splits.json")
-            if not isinstance(content, dict) or not set(SPLITS) <= set(content):
+            if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
                 raise DataError([Problem("splits.json", f"must map each of {', '.join(SPLITS)} to a list of videos")])
             return {split: tuple(safe_path(str(video)) for video in content[split]) for split in SPLITS}
-        present = set(self.store.names("expression"))
+        present = set(data_names(self.store, "expression"))
         if not present:
             raise DataError(
                 [Problem(self.store.uri, "no Refer-KITTI data here: the folder expression/ is missing or empty")]
@@ -160,7 +166,7 @@ class ReferKitti:
     def frame_file(self, video: str, frame: int) -> bytes:
         """An image file of a frame, in the pixels of its labels."""
         path = self.frame_path(video, frame)
-        content, size = self.frames.source(self.store).read(path)
+        content, size = read_frame(self.frames.source(self.store), path, f"{self.store.uri}/{path}")
         if size is not None and self.frames.picture(self.store, path).frame.shape[1::-1] != size:
             buffer = io.BytesIO()
             Image.fromarray(self.frames.get(self.store, path)).save(buffer, "PNG")
@@ -181,17 +187,18 @@ class ReferKitti:
             names = self.frame_names(video)
             if not names:
                 raise DataError([Problem(frame_folder(video), "no frames")])
-            content, size = self.frames.source(self.store).read(f"{frame_folder(video)}/{names[0]}")
-            if size is None:
-                with Image.open(io.BytesIO(content)) as image:
-                    size = image.size
-            self._sizes[video] = size
+            path = f"{frame_folder(video)}/{names[0]}"
+            content, size = read_frame(self.frames.source(self.store), path, path)
+            try:
+                self._sizes[video] = size or measure(content, turn=False)
+            except PictureError as error:
+                raise DataError([Problem(path, f"frame won't decode: {error}")]) from None
         return self._sizes[video]
 
     def expressions(self, video: str, *, scored: bool = True) -> tuple[str, ...]:
         """Raw expressions (file names) of a video; `scored` leaves out those the published evaluation does."""
         if video not in self._raw:
-            names = self.store.names(f"expression/{safe_path(video)}")
+            names = data_names(self.store, f"expression/{safe_path(video)}")
             self._raw[video] = tuple(n.removesuffix(".json") for n in names if n.endswith(".json"))
         return tuple(e for e in self._raw[video] if not (scored and e in NOT_SCORED))
 
@@ -200,12 +207,12 @@ class ReferKitti:
         key = (video, expression)
         if key not in self._referred:
             path = f"expression/{video}/{safe_path(expression)}.json"
-            self._referred[key] = parse_expression(read_json(self.store, path), path)
+            self._referred[key] = parse_expression(read_json(self.store, path, distinct=True), path)
         return self._referred[key]
 
     @cached_property
     def _labels(self) -> dict[str, Any]:
-        labels = read_json(self.store, LABELS_FILE)
+        labels = read_json(self.store, LABELS_FILE, distinct=True)
         if not isinstance(labels, dict):
             raise DataError([Problem(LABELS_FILE, "must map videos to objects")])
         return labels
@@ -220,16 +227,37 @@ class ReferKitti:
         if video not in self._objects:
             if video not in self._labels:
                 raise DataError([Problem(LABELS_FILE, f"video {video} is missing")])
-            size = self.size(video)
-            objects = [parse_object(video, key, value, size) for key, value in self._labels[video].items()]
-            self._objects[video] = tuple(sorted(objects, key=lambda o: o.id))
+            if not isinstance(self._labels[video], dict):
+                raise DataError([Problem(f"{LABELS_FILE}: {video}", "must map objects to frames")])
+            size, left_out = self.size(video), list[Problem]()
+            objects = [parse_object(video, key, value, size, left_out) for key, value in self._labels[video].items()]
+            distinct = {thing.id: thing for thing in objects}
+            if len(distinct) < len(objects):
+                again = first(sorted({o.id for o in objects if distinct[o.id] is not o}))
+                raise DataError([Problem(f"{LABELS_FILE}: {video}", f"duplicate ids: object {again} stands twice")])
+            self._leave_out(left_out)
+            self._objects[video] = tuple(distinct[number] for number in sorted(distinct) if number >= 0)
         return self._objects[video]
+
+    @property
+    def left_out(self) -> list[Problem]:
+        """What was left out of the files read so far: frames without a box, boxes without an identity."""
+        return list(self._left_out.values())
+
+    def _leave_out(self, problems: Sequence[Problem]) -> None:
+        self._left_out |= {problem.where: problem for problem in problems}
+
+    def _read_mot(self, path: str, kind: str) -> NDArray[np.float64]:
+        left_out: list[Problem] = []
+        rows = read_mot(read_text(self.store, path), path, kind, left_out)
+        self._leave_out(left_out)
+        return rows
 
     def truth(self, video: str, expression: str) -> GroundTruth:
         """Ground truth of a raw expression: the template's where there is one, else from labels, aligned."""
         path = f"gt_template/{video}/{safe_path(expression)}/gt.txt"
         if self.store.exists(path):
-            row = read_mot(self.store.read(path).decode(), path)
+            row = self._read_mot(path, "object")
             return GroundTruth(row[:, 0].astype(np.int64), row[:, 1].astype(np.int64), to_xyxy(row[:, 2:6]))
         referred = self.referred(video, expression)
         frames, ids, boxes = [], [], []
@@ -244,15 +272,21 @@ class ReferKitti:
         )
 
     def tracks(self, video: str, folder: str = "tracks") -> Tracks:
-        """Tracker output of a video: cars and pedestrians, ids of the latter after those of the former."""
-        parts, offset = [], 0
+        """Tracker output of a video: cars and pedestrians, ids of the latter after those of the former, whatever the
+        first of either is. Boxes without an identity (-1) are left out. Raises DataError, also for an id that stands
+        in one frame twice."""
+        parts: list[tuple[NDArray[np.float64], NDArray[np.str_]]] = []
+        last = 0  # the largest id of a car
         for category in ("car", "pedestrian"):
             path = f"{safe_path(folder)}/{safe_path(video)}/{category}/predict.txt"
             if not self.store.exists(path):
                 raise DataError([Problem(path, "missing: an empty file says that nothing was tracked")])
-            row = read_mot(self.store.read(path).decode(), path)
-            row[:, 1] += offset
-            offset = int(row[:, 1].max()) if len(row) else offset
+            row = self._read_mot(path, "track")
+            if category == "pedestrian" and parts and len(parts[0][0]) and len(row):
+                # those that count from 1, as most do, follow the cars at once; from 0 they need one place more
+                row[:, 1] += last + (1 if row[:, 1].min() < 1 else 0)
+            elif len(row):
+                last = int(row[:, 1].max())
             parts.append((row, np.full(len(row), category)))
         row = np.concatenate([p[0] for p in parts])
         category_N = np.concatenate([p[1] for p in parts])

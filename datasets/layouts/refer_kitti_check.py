@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
-from ..problems import DataError, Findings, InputError, Problem, as_problems
+from ..frames.decode import PictureError
+from ..frames.decode import decode as decoded
+from ..problems import Findings, InputError, OfFile, Problem, as_problems, by_folder, first
+from ..storage.leavings import data_names
 from ..storage.store import Store, safe_path
-from .refer_kitti import LABELS_FILE, SPLITS, ReferKitti, frame_folder, normalise
+from .refer_kitti import FRAMES, LABELS_FILE, SPLITS, ReferKitti, frame_folder, normalise
+from .refer_kitti_parse import dangling, dangling_problem
 
 _COUNTED = ("videos", "frames", "objects", "expressions", "tracks")
 
@@ -28,10 +29,10 @@ def check(store: Store, *, decode: bool = True, tracks: str = "tracks") -> Findi
         videos = [(split, video) for split in SPLITS for video in data.videos(split)]
         data.labelled_videos  # noqa: B018  reads the file
         data.frames.source(store)
+        findings.warnings += _in_no_split(data, {video for _, video in videos})
     except InputError as error:
         findings.problems += as_problems(error, store.uri)
         return findings
-    findings.problems += _duplicate_keys(store, LABELS_FILE)
     for split in SPLITS:
         if not data.videos(split):
             findings.problems.append(Problem("splits.json", f"split {split} has no video"))
@@ -42,86 +43,102 @@ def check(store: Store, *, decode: bool = True, tracks: str = "tracks") -> Findi
             continue
         seen[video] = split
         findings.counts["videos"] += 1
-        findings.problems += _check_video(data, video, split, tracks, findings.counts, decode)
+        _check_video(data, video, split, tracks, findings, decode)
+    findings.warnings += data.left_out
     return findings
 
 
-def _check_video(
-    data: ReferKitti, video: str, split: str, tracks: str, counts: dict[str, int], decode: bool
-) -> list[Problem]:
-    problems: list[Problem] = []
-    frames, of_frames = _check_frames(data, video, decode)
-    problems += of_frames
-    counts["frames"] += len(frames)
+def _in_no_split(data: ReferKitti, taken: set[str]) -> list[Problem]:
+    there = {
+        *data_names(data.store, "expression"),
+        *data.labelled_videos,
+        *data.frames.source(data.store).names(FRAMES),
+    }
+    others = sorted(name for name in there - taken if "." not in name)  # a file among them is no video
+    return [Problem("splits.json", f"left out: videos in no split: {', '.join(others)}")] if others else []
+
+
+def _check_video(data: ReferKitti, video: str, split: str, tracks: str, findings: Findings, decode: bool) -> None:
+    try:
+        frames, problems = _check_frames(data, video, decode)
+    except InputError as error:
+        frames, problems = set(), as_problems(error, frame_folder(video))
+    findings.problems += problems
+    findings.counts["frames"] += len(frames)
     if not frames:
-        return problems
+        return
     for step in (_check_objects, _check_expressions):
         try:
-            problems += step(data, video, frames, counts)
+            step(data, video, frames, findings)
         except InputError as error:
-            problems += as_problems(error, video)
+            findings.problems += as_problems(error, video)
     if split != "train":
-        problems += _check_tracks(data, video, frames, tracks, counts)
-    return problems
+        findings.problems += _check_tracks(data, video, frames, tracks, findings.counts)
 
 
 def _check_frames(data: ReferKitti, video: str, decode: bool) -> tuple[set[int], list[Problem]]:
     folder, source = frame_folder(video), data.frames.source(data.store)
-    try:
-        names = source.names(folder)
-    except DataError as error:
-        return set(), list(error.problems)
+    names = source.names(folder)
     if not names:
         return set(), [Problem(folder, "no frames")]
 
-    def look(name: str) -> tuple[int | None, tuple[int, int] | None, Problem | None]:
+    def look(name: str) -> tuple[int | None, tuple[int, int] | None, list[OfFile]]:
         path = f"{folder}/{name}"
         stem = name.removesuffix(".png")
         if not name.endswith(".png") or not stem.isdigit() or len(stem) != 6:
-            return None, None, Problem(path, "a frame's name must be six digits and .png")
+            rule = "frame's name must be six digits and .png"
+            return None, None, [OfFile(Problem(path, f"a {rule}"), f"files are here whose name is wrong: a {rule}")]
         if not decode and name != names[0]:
-            return int(stem), None, None
+            return int(stem), None, []
         try:
             content, size = source.read(path)
-        except DataError as error:
-            return int(stem), None, error.problems[0]
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-                return int(stem), size or image.size, None
-        except (OSError, SyntaxError, ValueError) as error:
-            return int(stem), None, Problem(path, f"frame won't decode: {error}")
+            return int(stem), size or decoded(content, turn=False).image.size, []
+        except FileNotFoundError:
+            return int(stem), None, [OfFile(Problem(path, "frame is missing"), _MANY_MISSING)]
+        except PictureError as error:
+            broken = Problem(path, f"frame won't decode: {error}")
+            return int(stem), None, [OfFile(broken, _MANY_BROKEN, str(error))]
+        except InputError as error:
+            return int(stem), None, [OfFile(p, "frames can't be read", cause=p.what) for p in as_problems(error, path)]
 
     with ThreadPoolExecutor(8) as pool:
         looks = list(pool.map(look, names))
-    problems = [problem for _, _, problem in looks if problem]
     numbers = {number for number, _, _ in looks if number is not None}
     sizes = {size for _, size, _ in looks if size}
+    gaps = sorted(set(range(max(numbers, default=-1) + 1)) - numbers)
+    missing = [OfFile(Problem(f"{folder}/{gap:06d}.png", "frame is missing"), _MANY_MISSING) for gap in gaps]
+    problems = by_folder([*(one for _, _, found in looks for one in found), *missing])
     if len(sizes) > 1:
         problems.append(Problem(folder, f"all frames must have one size, got {sorted(sizes)}"))
-    for missing in sorted(set(range(max(numbers, default=-1) + 1)) - numbers):
-        problems.append(Problem(f"{folder}/{missing:06d}.png", "frame is missing"))
     return numbers, problems
 
 
-def _check_objects(data: ReferKitti, video: str, frames: set[int], counts: dict[str, int]) -> list[Problem]:
-    problems: list[Problem] = []
+_MANY_MISSING, _MANY_BROKEN = "frames are missing", "frames won't decode"
+
+
+def _check_objects(data: ReferKitti, video: str, frames: set[int], findings: Findings) -> None:
     width, height = data.size(video)
     raw_of = {normalise(raw) for raw in data.expressions(video, scored=False)}
+    no_frame, no_file = [], list[tuple[str, str]]()
     for thing in data.objects(video):
-        counts["objects"] += 1
+        findings.counts["objects"] += 1
         where = f"{LABELS_FILE}: {video}/{thing.id}"
         if not thing.category:
-            problems.append(Problem(where, "has no category"))
+            findings.warnings.append(Problem(where, "has no category"))
         for frame, box, expressions in zip(thing.frame_F.tolist(), thing.xyxy_F4, thing.expressions, strict=True):
             at = f"{where}/{frame}"
             if frame not in frames:
-                problems.append(Problem(at, f"label without a frame: {data.frame_path(video, frame)} is missing"))
-            problems += _check_box(at, box, width, height)
-            problems += [
-                Problem(at, f"expression {e!r} has no file in expression/{video}") for e in sorted(expressions - raw_of)
-            ]
-    return problems
+                what = f"label without a frame: {data.frame_path(video, frame)} is missing"
+                no_frame.append(OfFile(Problem(at, what), "labels without a frame"))
+            findings.problems += _check_box(at, box, width, height)
+            no_file += [(at, expression) for expression in sorted(expressions - raw_of)]
+    findings.problems += by_folder(no_frame)
+    if no_file:
+        files = first(sorted({repr(expression) for _, expression in no_file}))
+        what = (
+            f"left out: expressions {files} have no file in expression/{video}: {len(no_file)} times: {no_file[0][0]}"
+        )
+        findings.warnings.append(Problem(f"{LABELS_FILE}: {video}", what))
 
 
 def _check_box(where: str, xyxy: np.ndarray, width: int, height: int) -> Iterator[Problem]:
@@ -135,9 +152,9 @@ def _check_box(where: str, xyxy: np.ndarray, width: int, height: int) -> Iterato
         yield Problem(where, f"box outside the frame of {width} x {height}: x {x1:.1f}..{x2:.1f}, y {y1:.1f}..{y2:.1f}")
 
 
-def _check_expressions(data: ReferKitti, video: str, frames: set[int], counts: dict[str, int]) -> list[Problem]:
-    problems: list[Problem] = []
-    ids = {thing.id: set(thing.frame_F.tolist()) for thing in data.objects(video)}
+def _check_expressions(data: ReferKitti, video: str, frames: set[int], findings: Findings) -> None:
+    problems, warnings, counts = findings.problems, findings.warnings, findings.counts
+    frames_of = {thing.id: set(thing.frame_F.tolist()) for thing in data.objects(video)}
     width, height = data.size(video)
     names = data.expressions(video, scored=False)
     if not names:
@@ -148,31 +165,20 @@ def _check_expressions(data: ReferKitti, video: str, frames: set[int], counts: d
         if not normalise(raw):
             problems.append(Problem(where, "empty expression"))
             continue
-        problems += _duplicate_keys(data.store, where)
         try:
             referred = data.referred(video, raw)
             truth = data.truth(video, raw)
         except InputError as error:
             problems += as_problems(error, where)
             continue
+        pairs = dangling(referred, frames_of)
         if not any(referred.values()):
             problems.append(Problem(where, "no positive example: refers to no object in any frame"))
-        for frame, numbers in referred.items():
-            unknown = sorted(n for n in numbers if frame not in ids.get(n, ()))
-            if unknown:
-                problems.append(Problem(f"{where}: frame {frame}", f"objects {unknown} have no box there"))
-        pairs = list(zip(truth.frame_N.tolist(), truth.id_N.tolist(), strict=True))
-        if len(set(pairs)) < len(pairs):
-            twice = sorted({pair for pair in pairs if pairs.count(pair) > 1})[0]
-            problems.append(
-                Problem(
-                    f"gt_template/{video}/{raw}/gt.txt",
-                    f"duplicate ids: object {twice[1]} twice in frame {twice[0]}",
-                )
-            )
+        if pairs:
+            warnings.append(dangling_problem(where, pairs))
+            counts["dangling_ids"] = counts.get("dangling_ids", 0) + len(pairs)
         for frame, box in zip(truth.frame_N.tolist(), truth.xyxy_N4, strict=True):
             problems += _check_box(f"gt_template/{video}/{raw}/gt.txt: frame {frame}", box, width, height)
-    return problems
 
 
 def _check_tracks(data: ReferKitti, video: str, frames: set[int], folder: str, counts: dict[str, int]) -> list[Problem]:
@@ -182,30 +188,8 @@ def _check_tracks(data: ReferKitti, video: str, frames: set[int], folder: str, c
     except InputError as error:
         return as_problems(error, where)
     counts["tracks"] += len(set(tracks.id_N.tolist()))
-    problems = []
-    key = np.stack([tracks.frame_N, tracks.id_N], 1)
-    unique, count = np.unique(key, axis=0, return_counts=True)
-    problems += [
-        Problem(where, f"duplicate ids: track {i} has {n} boxes in frame {f}")
-        for (f, i), n in zip(unique, count, strict=True)
-        if n > 1
-    ]
-    for frame in sorted(set(tracks.frame_N.tolist()) - frames):
-        problems.append(Problem(where, f"track without a frame: {data.frame_path(video, frame)} is missing"))
-    return problems
-
-
-def _duplicate_keys(store: Store, path: str) -> list[Problem]:
-    """Keys that stand twice in one object of a JSON file: the later would silently win."""
-    twice: list[str] = []
-
-    def remember(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        keys = [key for key, _ in pairs]
-        twice.extend(sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else [])
-        return dict(pairs)
-
-    try:
-        json.loads(store.read(path), object_pairs_hook=remember)
-    except (FileNotFoundError, ValueError):
-        return []
-    return [Problem(path, f"duplicate ids: key {key!r} stands twice") for key in twice]
+    missing = sorted(set(tracks.frame_N.tolist()) - frames)
+    if len(missing) > 1:
+        named = first([f"{frame:06d}.png" for frame in missing])
+        return [Problem(where, f"tracks without a frame: {len(missing)} are missing: {named}")]
+    return [Problem(where, f"track without a frame: {data.frame_path(video, f)} is missing") for f in missing]

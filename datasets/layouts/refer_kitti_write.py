@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract import Tell
 from ..problems import DataError, Problem
+from ..storage.leavings import data_names
 from ..storage.store import Store
+from ..storage.text import read_text
 from .refer_kitti import Convention
-from .refer_kitti_parse import LABELS_FILE, category_of, normalise, parse_expression
+from .refer_kitti_parse import LABELS_FILE, category_of, dangling, dangling_problem, normalise, parse_expression
 from .shared import kitti
 from .shared.annotations import read_json
+from .shared.rows import parse_rows, whole
 
 ROW_MEANING = {
     "aligned": "gt.txt row f: boxes of image f, ids of key f; tenth column 0",
@@ -130,33 +134,46 @@ def write_labels_with_ids(store: Store, labels: VideoLabels) -> None:
 
 
 def build_labels(
-    store: Store, kitti_labels: Store, convention: Convention, labels_with_ids: Store | None = None
+    store: Store,
+    kitti_labels: Store,
+    convention: Convention,
+    labels_with_ids: Store | None = None,
+    warn: Tell = lambda _: None,
 ) -> dict[str, int]:
     """Builds Refer-KITTI_labels.json and gt_template/ of `store` from its expression/ files and KITTI label files.
 
     `labels_with_ids` (folders <video>/<frame:06d>.txt) are the boxes that the expressions' ids were made
-    for. Where given, every id or box that differs from KITTI's is a problem, and DataError names them all.
-    Returns counts: videos, expressions, objects, boxes.
+    for. Where given, every id or box that differs from KITTI's is a problem, and DataError names them all. What an
+    expression refers to and KITTI has no box for is left out and counted; `warn` gets a line for each such expression.
+    Returns counts: videos, expressions, objects, boxes, and dangling_ids where there are any.
     """
     problems: list[Problem] = []
     videos: list[VideoLabels] = []
     referred: dict[str, dict[str, Referred]] = {}
-    for video in store.names("expression"):
+    left_out = 0
+    for video in data_names(store, "expression"):
+        expressions = [n for n in data_names(store, f"expression/{video}") if n.endswith(".json")]
+        if not expressions:
+            continue  # a file beside the folders, or an empty folder
         try:
-            text = kitti_labels.read(f"{video}.txt").decode()
+            text = read_text(kitti_labels, f"{video}.txt")
         except FileNotFoundError:
             problems.append(Problem(f"{kitti_labels.uri}/{video}.txt", "missing: expression/ has this video"))
             continue
-        labels = VideoLabels.from_kitti(video, kitti.read_labels(text, f"{video}.txt"), kitti.image_size(video))
-        referred[video] = {
-            name.removesuffix(".json"): parse_expression(read_json(store, f"expression/{video}/{name}"), name)
-            for name in store.names(f"expression/{video}")
-        }
-        problems += _unknown_ids(labels, referred[video])
+        try:
+            labels = VideoLabels.from_kitti(video, kitti.read_labels(text, f"{video}.txt"), kitti.image_size(video))
+            _check_distinct(labels)
+            referred[video] = _referred(store, video, expressions)
+        except DataError as error:
+            problems += error.problems
+            continue
+        for raw, pairs in _dangling(labels, referred[video]).items():
+            left_out += len(pairs)
+            warn(str(dangling_problem(f"expression/{video}/{raw}.json", pairs)))
         if labels_with_ids is not None:
             problems += compare_ids(labels, labels_with_ids)
         videos.append(labels)
-    if not videos:
+    if not videos and not problems:
         problems.append(Problem(f"{store.uri}/expression", "no expression files here"))
     if problems:
         raise DataError(problems)
@@ -166,36 +183,60 @@ def build_labels(
         "expressions": sum(len(r) for r in referred.values()),
         "objects": sum(len(set(v.id_N.tolist())) for v in videos),
         "boxes": sum(len(v.id_N) for v in videos),
+        **({"dangling_ids": left_out} if left_out else {}),
     }
 
 
-def _unknown_ids(labels: VideoLabels, referred: Mapping[str, Referred]) -> list[Problem]:
-    there = set(labels.id_N.tolist())
+def _check_distinct(labels: VideoLabels) -> None:
+    """Raises DataError where an id has two boxes in one frame."""
+    seen: set[tuple[int, int]] = set()
     problems = []
-    for raw, frames in referred.items():
-        unknown = {number for ids in frames.values() for number in ids} - there
-        if unknown:
-            problems.append(
-                Problem(
-                    f"expression/{labels.video}/{raw}.json",
-                    f"names objects {sorted(unknown)} that KITTI's labels lack",
-                )
-            )
-    return problems
+    for frame, number in zip(labels.frame_N.tolist(), labels.id_N.tolist(), strict=True):
+        if (frame, number) in seen:
+            what = f"duplicate ids: object {number} has two boxes in frame {frame}"
+            problems.append(Problem(f"{labels.video}.txt", what))
+        seen.add((frame, number))
+    if problems:
+        raise DataError(problems)
+
+
+def _referred(store: Store, video: str, names: Iterable[str]) -> dict[str, Referred]:
+    paths = {name.removesuffix(".json"): f"expression/{video}/{name}" for name in names}
+    return {raw: parse_expression(read_json(store, path, distinct=True), path) for raw, path in paths.items()}
+
+
+def _dangling(labels: VideoLabels, referred: Mapping[str, Referred]) -> dict[str, list[tuple[int, int]]]:
+    """Raw expression -> (frame, id) of what has no box in KITTI's labels."""
+    frames_of: dict[int, set[int]] = {}
+    for frame, number in zip(labels.frame_N.tolist(), labels.id_N.tolist(), strict=True):
+        frames_of.setdefault(number, set()).add(frame)
+    found = {raw: dangling({f: set(ids) for f, ids in frames.items()}, frames_of) for raw, frames in referred.items()}
+    return {raw: pairs for raw, pairs in found.items() if pairs}
+
+
+def _box_with_id(column: Sequence[str]) -> tuple[float, ...]:
+    return (whole(column[1], "id"), *map(float, column[2:]))
 
 
 def compare_ids(labels: VideoLabels, labels_with_ids: Store, tolerance_px: float = 2.0) -> list[Problem]:
     """Every id in a frame whose box in `labels_with_ids` is missing here or lies elsewhere, and the reverse."""
-    problems = []
+    problems: list[Problem] = []
     width, height = labels.size
     here = {(int(f), int(i)): box for f, i, box in zip(labels.frame_N, labels.id_N, labels.xyxy_N4, strict=True)}
     there: dict[tuple[int, int], NDArray[np.float64]] = {}
-    for name in labels_with_ids.names(labels.video):
-        text = labels_with_ids.read(f"{labels.video}/{name}").decode()
-        for line in text.splitlines():
-            _, number, x, y, w, h = (float(v) for v in line.split())
-            box = np.array([x * width, y * height, (x + w) * width, (y + h) * height])
-            there[int(name.removesuffix(".txt")), int(number)] = box
+    for name in data_names(labels_with_ids, labels.video):
+        where = f"labels_with_ids/{labels.video}/{name}"
+        try:
+            frame = whole(name.removesuffix(".txt"), "the name of a file <frame>.txt", 0)
+            rows = parse_rows(read_text(labels_with_ids, f"{labels.video}/{name}"), where, None, (6,), _box_with_id)
+        except DataError as error:
+            problems += error.problems
+            continue
+        except ValueError as error:
+            problems.append(Problem(where, str(error)))
+            continue
+        for _, (number, x, y, w, h) in rows:
+            there[frame, int(number)] = np.array([x * width, y * height, (x + w) * width, (y + h) * height])
     for frame, number in sorted(here.keys() | there.keys()):
         where = f"labels_with_ids/{labels.video}/{frame:06d}.txt: id {number}"
         if (frame, number) not in there:

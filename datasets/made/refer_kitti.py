@@ -27,7 +27,9 @@ from ..layouts.refer_kitti_write import (
 from ..layouts.shared import kitti
 from ..problems import DataError, InputError, Problem
 from ..recipes import check_bounds, folder, number
+from ..storage.leavings import data_names
 from ..storage.store import Store
+from ..storage.text import read_text
 from .driving.expressions import expressions_of
 from .driving.paint import Painter, draw_weather
 from .driving.scene import HEIGHT, WIDTH, Scene
@@ -74,7 +76,7 @@ def make(out: Store, recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, i
     Returns counts of videos, frames, objects and expressions, and which tracks the cars have. Raises InputError where
     `out` is not empty, DataError for label files that are missing or broken.
     """
-    if out.names():
+    if data_names(out):
         raise InputError(f"{out.uri} must be empty or new")
     splits = _splits(recipe)
     videos = sorted(video for names in splits.values() for video in names)
@@ -125,7 +127,7 @@ def _splits(recipe: Recipe) -> dict[str, list[str]]:
 def _scene(video: str, recipe: Recipe, rng: Generator) -> Scene:
     if recipe.kitti_labels is None:
         return procedural(video, recipe.frames, rng)
-    text = Store(recipe.kitti_labels).read(f"{video}.txt").decode()
+    text = read_text(Store(recipe.kitti_labels), f"{video}.txt")
     rows = kitti.read_labels(text, f"{recipe.kitti_labels}/{video}.txt")
     return from_labels(video, rows, int(rows.frame_N.max()) + 1, rng)
 
@@ -175,7 +177,7 @@ def _tracks(
     if category != "car" or recipe.car_tracks is None:
         return made
     path = f"{scene.video}.txt"
-    rows = kitti.read_labels(Store(recipe.car_tracks).read(path).decode(), f"{recipe.car_tracks}/{path}")
+    rows = kitti.read_labels(read_text(Store(recipe.car_tracks), path), f"{recipe.car_tracks}/{path}")
     box = rows.xyxy_N4
     xywh = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], 1)
     score = np.where(np.isfinite(rows.score_N), rows.score_N, 1.0)

@@ -16,6 +16,10 @@ T = TypeVar("T")
 _RANDOM = random.SystemRandom()  # not the `random` module's own state, which belongs to training
 
 
+class UnreachableError(OSError):
+    """Object storage did not answer, or kept failing, for as long as requests are retried."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
     """How long to retry, and how long to wait in between."""

@@ -29,8 +29,9 @@ from botocore.exceptions import (
 )
 
 from ..problems import InputError
-from .retry import Backoff, retry
+from .retry import Backoff, UnreachableError, retry
 
+__all__ = ["Bucket", "UnreachableError", "is_transient"]
 T = TypeVar("T")
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 10
 MULTIPART = TransferConfig(
@@ -145,10 +146,6 @@ class Bucket:
                 )
                 self._connected = Session().client("s3", config=config)
             return self._connected
-
-
-class UnreachableError(OSError):
-    """Object storage did not answer, or kept failing, for as long as requests are retried."""
 
 
 def is_transient(error: Exception) -> bool:

@@ -10,14 +10,13 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pyarrow import fs
+from typing import TYPE_CHECKING
 
 from ..problems import InputError
+from . import local
 
 if TYPE_CHECKING:
     from .s3 import Bucket
@@ -35,7 +34,8 @@ class Store:
     """Files below the root `uri`, addressed by relative paths with forward slashes.
 
     Picklable by its uri, so that it travels to data workers. A file is replaced whole: a reader sees
-    the old content or the new one, never a part.
+    the old content or the new one, never a part. In a folder a link that leads out of it is an InputError, for
+    reading and for writing; the folder itself may be a link.
     """
 
     def __init__(self, uri: str) -> None:
@@ -65,12 +65,19 @@ class Store:
 
     def child(self, path: str) -> Store:
         """The store of a folder below this one."""
+        if self.is_local:
+            self.local_path(path)
         return Store(f"{self.uri}/{safe_path(path)}")
 
     def local_path(self, path: str = "") -> Path:
-        """Path of a file of a local store in the file system."""
+        """Path of a file of a local store in the file system. Raises InputError for a link out of the store."""
+        full = self._full(path)
+        local.check_inside(self.uri, full)
+        return Path(full)
+
+    def _full(self, path: str) -> str:
         assert self.is_local, f"{self.uri} is not a folder"
-        return Path(f"{self.uri}/{safe_path(path)}" if path else self.uri)
+        return f"{self.uri.rstrip('/')}/{safe_path(path)}" if path else self.uri
 
     def read(self, path: str) -> bytes:
         """A file's content. Raises FileNotFoundError."""
@@ -97,45 +104,47 @@ class Store:
 
     def names(self, folder: str = "") -> list[str]:
         """Names directly below a folder, sorted; none where there is no folder."""
-        if not self.is_local:
-            return sorted(self._bucket.names(self._key(folder)))
-        return sorted(info.base_name for info in self._infos(folder, recursive=False))
-
-    def walk(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """(path below `folder`, size in bytes) of every file, sorted by path."""
         if self.is_local:
-            start = len(str(self.local_path(folder))) + 1
-            files = [(i.path, i.size) for i in self._infos(folder, recursive=True) if i.type == fs.FileType.File]
-        else:
-            key = self._key(folder)
-            start = len(key) + 1 if key else 0
-            files = list(self._bucket.objects(key))
-        for path, size in sorted(files):
-            yield path[start:], size
+            return sorted(local.names(self.uri, self._full(folder)))
+        return sorted(self._bucket.names(self._key(folder)))
 
-    def _infos(self, folder: str, *, recursive: bool) -> list[Any]:
-        selector = fs.FileSelector(str(self.local_path(folder)), recursive=recursive, allow_not_found=True)
-        infos = fs.LocalFileSystem().get_file_info(selector)
-        return [i for i in infos if not i.base_name.endswith(_PARTIAL)]
+    def walk(self, folder: str = "", skip: Callable[[str], bool] = lambda _: False) -> Iterator[tuple[str, int]]:
+        """(path below `folder`, size in bytes) of every file, sorted by path; none of a file or in a folder whose name
+        is one to `skip`."""
+        if self.is_local:
+            yield from sorted(local.walk(self.uri, self._full(folder), skip))
+            return
+        key = self._key(folder)
+        start = len(key) + 1 if key else 0
+        for path, size in sorted(self._bucket.objects(key)):
+            if not any(map(skip, path[start:].split("/"))):
+                yield path[start:], size
 
     def delete(self, path: str) -> None:
         """Removes a file or a folder with all in it; nothing happens where there is none."""
         if not self.is_local:
             self._bucket.delete(self._key(path))
             return
-        full = self.local_path(path)
+        full = Path(self._full(path))
+        if path:  # a link itself may be removed, whatever it leads to
+            local.check_inside(self.uri, str(full.parent))
         if full.is_dir() and not full.is_symlink():
             shutil.rmtree(full, ignore_errors=True)
         else:
             full.unlink(missing_ok=True)
 
 
-_PARTIAL = ".partial"
+def read_file(uri: str) -> bytes:
+    """One file that the user names, a path or s3://; a link is followed. Raises FileNotFoundError."""
+    if "://" not in uri:
+        return Path(uri).expanduser().read_bytes()
+    folder, _, name = uri.rpartition("/")
+    return Store(folder).read(name)
 
 
 def _replace_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{local.PARTIAL}")
     try:
         with open(partial, "wb") as file:
             file.write(content)

@@ -6,6 +6,7 @@ import inspect
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from ...datasets import discovery
@@ -87,16 +88,20 @@ def check_data(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find everything that is wrong with a data set; its layout is recognised."""
+    """Find everything that is wrong with a data set; its layout is recognised. Warnings are of what is left out."""
     options: dict[str, Any] = {} if tracks is None else {"tracks": tracks}
     layout, findings = discovery.check(Store(uri), **options)
     counts = ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in findings.counts.items()) or "not read"
-    problems = [{"where": p.where, "what": p.what} for p in findings.problems]
+    problems, warnings = (
+        [{"where": p.where, "what": p.what} for p in found] for found in (findings.problems, findings.warnings)
+    )
+    found = {"uri": uri, "layout": layout, "counts": findings.counts, "problems": problems}
     show(
-        {"uri": uri, "layout": layout, "counts": findings.counts, "problems": problems},
+        found | ({"warnings": warnings} if warnings else {}),
         as_json,
-        f"{uri}: {counts}",
-        *map(str, findings.problems),
+        Text(f"{uri}: {counts}"),
+        *(Text(f"warning: {warning}") for warning in findings.warnings),
+        *(Text(str(problem)) for problem in findings.problems),
     )
     if problems:
         raise InputError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {uri}")
@@ -139,6 +144,10 @@ def label_data(
     if convention not in ("aligned", "published"):
         raise InputError(f"convention must be aligned or published, got {convention!r}")
     verify = Store(labels_with_ids) if labels_with_ids else None
-    counts = build_labels(Store(uri), Store(kitti_labels), convention, verify)  # type: ignore[arg-type]
+
+    def warn(line: str) -> None:
+        tell(f"warning: {line}")
+
+    counts = build_labels(Store(uri), Store(kitti_labels), convention, verify, warn)  # type: ignore[arg-type]
     summary = ", ".join(f"{v} {k}" for k, v in counts.items())
     show({"uri": uri, "convention": convention, **counts}, as_json, f"{uri} ({convention}): {summary}")

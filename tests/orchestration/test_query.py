@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.cli import main as cli
-from refsweep.orchestration.query import FRAME_PX, HEIGHT_PX, MARGIN_PX, RIGHT, WRONG, open_gallery, query
+from refsweep.orchestration.query import FRAME_PX, HEIGHT_PX, MARGIN_PX, RIGHT, WRONG, named_images, open_gallery, query
+from refsweep.tests.datasets.frames.test_decode import BROKEN
 from refsweep.tests.trainables.mm_reid.case import write_people as write_multimodal_people
 from refsweep.tests.trainables.t2i_reid.case import write_people
 from refsweep.tests.trainables.tools import Family, case_of
@@ -119,6 +121,71 @@ def test_bad_input_is_said(text_model: Package, text_data: str, tmp_path: Path):
         query(
             text_model, open_gallery(text_model, str(tmp_path / "torn"), "test"), CAPTION, (), None, 5, tmp_path / "o"
         )
+
+
+def ranked(model: Package, folder: Path, out: Path) -> dict[str, float]:
+    """Path -> score of a folder's pictures."""
+    found = query(model, open_gallery(model, str(folder), "test"), CAPTION, (), None, 50, out)
+    return {row["path"]: row["score"] for row in found["found"]}
+
+
+def test_however_a_picture_is_stored_it_ranks_the_same(text_model: Package, text_data: str, tmp_path: Path):
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    path = open_gallery(text_model, text_data, "test").paths[0]
+    with Image.open(Path(text_data) / path) as opened:
+        grey = opened.convert("L")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    grey.save(folder / "plain.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / "deep.png")
+    grey.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    grey.convert("RGBA").save(folder / "alpha.png")
+    grey.convert("P").save(folder / "palette.png")
+    for name in (".DS_Store", "._plain.png", "Thumbs.db"):
+        (folder / name).write_bytes(b"\0\5\x16\7 no picture")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "._plain.png").write_bytes(b"no picture")
+    scores = ranked(text_model, folder, tmp_path / "out.png")
+    assert sorted(scores) == ["alpha.png", "deep.png", "palette.png", "plain.png", "turned.png"]
+    assert list(scores.values()) == pytest.approx([scores["plain.png"]] * 5, abs=1e-5)
+
+
+def test_a_gallery_that_can_not_be_used_is_one_sentence_with_the_files_name(
+    text_model: Package, text_data: str, tmp_path: Path
+):
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    paths = open_gallery(text_model, text_data, "test").paths
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes((Path(text_data) / paths[number]).read_bytes())
+    for content in (BROKEN["400 megapixels"][0], BROKEN["half a PNG"][0], b""):
+        (folder / "1.png").write_bytes(content)
+        with pytest.raises(InputError, match=f"^{folder}/1.png must be a PNG or JPEG file") as caught:
+            ranked(text_model, folder, tmp_path / "out.png")
+        assert "\n" not in str(caught.value)
+    (folder / "1.png").unlink()
+    gallery = open_gallery(text_model, str(folder), "test")
+    (folder / "2.png").unlink()
+    with pytest.raises(InputError, match=f"^{folder}/2.png: frame is missing$"):
+        query(text_model, gallery, CAPTION, (), None, 5, tmp_path / "out.png")
+    (folder / "2.png").symlink_to(Path(text_data) / paths[0])
+    with pytest.raises(InputError, match="got a link that leads to"):
+        open_gallery(text_model, str(folder), "test")
+    (folder / "2.png").unlink()
+    with pytest.raises(InputError, match="out must be a picture that can be written"):
+        ranked(text_model, folder, tmp_path / "nowhere" / "out.png")
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), (b"no picture", "won't decode")])
+def test_a_query_picture_that_can_not_be_used_is_one_sentence(content: bytes | None, message: str, tmp_path: Path):
+    ranker = SimpleNamespace(columns=("nir",))
+    path = tmp_path / "person.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"image .*{path}.*{message}") as caught:
+        named_images(ranker, [f"nir={path}"])
+    assert "\n" not in str(caught.value)
 
 
 def test_the_command_writes_the_picture_and_one_json_object(

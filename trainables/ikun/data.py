@@ -38,9 +38,7 @@ def open_data(store: Store | None) -> ReferKitti:
 
 def check_data(store: Store) -> None:
     """Raises DataError with all that is wrong and can be seen without decoding frames."""
-    findings = check(store, decode=False)
-    if findings.problems:
-        raise DataError(findings.problems)
+    check(store, decode=False).refuse()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...datasets.frames.cache import square
+from ...datasets.frames.decode import decode_given
 from ...datasets.layouts.refer_kitti import ReferKitti, normalise
 from ..coercion import make_packaged_config
 from ..metrics.tracking import Boxes
@@ -46,8 +45,7 @@ class WindowScorer:
         return {"score": scores, "refers": [bool(s > t) for s, t in zip(scores, threshold, strict=True)]}
 
     def _window(self, frames: Sequence[bytes | str], boxes: Any, numbers: Sequence[int], expression: str) -> float:
-        content = [base64.b64decode(f) if isinstance(f, str) else bytes(f) for f in frames]
-        images = [np.asarray(Image.open(io.BytesIO(c)).convert("RGB")) for c in content]
+        images = [decode_given(f, f"frame {i}", turn=False) for i, f in enumerate(frames)]
         xyxy = np.array([list(b) for b in boxes], np.float64).reshape(len(images), 4)
         height, width = images[0].shape[:2]
         # the boxes given are taken for one unbroken track

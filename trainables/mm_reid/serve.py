@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...datasets.frames.cache import Frame, FrameCache
+from ...datasets.frames.cache import Frame, FrameCache, read_frame
 from ...datasets.layouts.orbench import Orbench
 from ...datasets.problems import InputError
 from ..coercion import make_packaged_config
@@ -96,4 +96,4 @@ def example(data: Orbench, config: Config) -> dict[str, list[Any]]:
 
 
 def _file(data: Orbench, path: str) -> str:
-    return encode(data.pictures.read(path)[0])
+    return encode(read_frame(data.pictures, path, f"{data.store.uri}/{path}")[0])

@@ -8,17 +8,14 @@ Shapes: G gallery rows, D width.
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ...datasets.frames.cache import Frame
+from ...datasets.frames.decode import Frame, decode_given
 from ...datasets.problems import InputError
 from ..posthoc.reranking import Features
 from . import evaluation
@@ -80,13 +77,8 @@ class GalleryRanker(ABC):
 
 
 def decode(content: Content, where: str) -> Frame:
-    """An image file as RGB, H x W x 3. Raises InputError that says where it was."""
-    try:
-        raw = base64.b64decode(content, validate=True) if isinstance(content, str) else bytes(content)
-        with Image.open(io.BytesIO(raw)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, binascii.Error) as error:
-        raise InputError(f"{where} must be a PNG or JPEG file, as bytes or base64: {error}") from None
+    """An image file as RGB, H x W x 3, upright. Raises InputError that says where it was."""
+    return decode_given(content, where)
 
 
 def encode(content: bytes) -> str:

@@ -43,9 +43,7 @@ def open_data(store: Store | None) -> PersonText:
 
 def check_data(store: Store) -> None:
     """Raises DataError with all that is wrong and can be seen without decoding pictures."""
-    findings = check(store, decode=False)
-    if findings.problems:
-        raise DataError(findings.problems)
+    check(store, decode=False).refuse()
 
 
 def gallery(store: Store, split: str) -> pa.Table | None:

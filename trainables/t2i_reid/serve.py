@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...datasets.frames.cache import Frame, FrameCache
+from ...datasets.frames.cache import Frame, FrameCache, read_frame
 from ...datasets.layouts.cuhk_pedes import PersonText
 from ...datasets.problems import InputError
 from ..coercion import make_packaged_config
@@ -59,4 +59,5 @@ def example(data: PersonText, config: Config) -> dict[str, list[Any]]:
     """A row of real input for `serve(...).predict`: a caption and three pictures, base64 since it must survive JSON."""
     paths = data.images("test").column("path").to_pylist()[:3]
     caption = data.captions("test").column("text")[0].as_py()
-    return {"text": [caption], "gallery": [[encode(data.pictures.read(path)[0]) for path in paths]]}
+    files = [read_frame(data.pictures, path, f"{data.store.uri}/{path}")[0] for path in paths]
+    return {"text": [caption], "gallery": [[encode(file) for file in files]]}

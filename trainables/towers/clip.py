@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from ...datasets.problems import InputError
-from ...datasets.storage.store import Store
+from ...datasets.storage.store import read_file
 from .restricted import load_tensors
 from .sizes import ClipSizes, clip_sizes
 
@@ -180,12 +180,11 @@ def _hub_weights(name: str, tag: str) -> dict[str, Tensor]:
 
 def read_weights(uri: str) -> dict[str, Tensor]:
     """Tensors by name from a safetensors or torch file in a folder or on s3://. Raises InputError."""
-    folder, _, file = uri.rpartition("/")
     try:
-        content = Store(folder or ".").read(file)
+        content = read_file(uri)
     except FileNotFoundError:
         raise InputError(f"no weights at {uri}") from None
-    if file.endswith(".safetensors"):
+    if uri.endswith(".safetensors"):
         try:
             return load_safetensors(content)
         except SafetensorError as error:

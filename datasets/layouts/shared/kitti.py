@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...problems import DataError, Problem
+from .rows import parse_rows, whole
 
 # Image width and height of the tracking sequences whose images differ from 1242 x 375.
 SIZES = {"0014": (1224, 370), "0015": (1224, 370), "0016": (1224, 370), "0017": (1224, 370)}
@@ -57,12 +57,12 @@ def read_labels(text: str, where: str) -> Rows:
 
     Raises DataError that names every bad line.
     """
-    return _parse(text, where, None, _label_row)
+    return _parse(text, where, None, (17, 18, 19), _label_row)
 
 
 def read_detections(text: str, where: str) -> Rows:
     """Rows of a PointRCNN detection file as AB3DMOT distributes them: 15 columns with commas."""
-    return _parse(text, where, ",", _detection_row)
+    return _parse(text, where, ",", (15,), _detection_row)
 
 
 def write_labels(rows: Rows) -> str:
@@ -84,14 +84,12 @@ _Row = tuple[int, int, str, list[float], float, int, list[float], list[float], f
 
 
 def _label_row(column: Sequence[str]) -> _Row:
-    if len(column) not in (17, 18, 19):
-        raise ValueError(f"a row must have 17 to 19 columns, got {len(column)}")
     number = [float(v) for v in column[6:]]
     score = number[-1] if len(number) > 11 else float("nan")
     occluded = int(float(column[4]))
     return (
-        int(column[0]),
-        int(column[1]),
+        whole(column[0], "frame", 0),
+        whole(column[1], "id"),
         column[2],
         number[:4],
         score,
@@ -103,33 +101,23 @@ def _label_row(column: Sequence[str]) -> _Row:
 
 
 def _detection_row(column: Sequence[str]) -> _Row:
-    if len(column) != 15:
-        raise ValueError(f"a row must have 15 columns, got {len(column)}")
-    frame, kind = int(float(column[0])), int(float(column[1]))
+    frame, kind = whole(column[0], "frame", 0), whole(column[1], "class")
     if kind not in CLASS_NAMES:
         raise ValueError(f"class must be one of {sorted(CLASS_NAMES)}, got {kind}")
     n = [float(v) for v in column[2:]]
     return frame, -1, CLASS_NAMES[kind], n[:4], n[4], -1, n[8:11], n[5:8], n[11]
 
 
-def _parse(text: str, where: str, sep: str | None, parse: Callable[[Sequence[str]], _Row]) -> Rows:
-    rows: list[_Row] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse(line.split(sep))
-            if row[0] < 0:
-                raise ValueError(f"frame must be >= 0, got {row[0]}")
-            if not np.isfinite(row[3]).all():
-                raise ValueError(f"box must be finite, got {row[3]}")
-            rows.append(row)
-        except ValueError as error:
-            problems.append(Problem(f"{where}:{number}", str(error)))
-    if problems:
-        raise DataError(problems)
-    return rows_of(rows)
+def _parse(
+    text: str, where: str, sep: str | None, widths: Sequence[int], parse: Callable[[Sequence[str]], _Row]
+) -> Rows:
+    def finite(column: list[str]) -> _Row:
+        row = parse(column)
+        if not np.isfinite(row[3]).all():
+            raise ValueError(f"box must be finite, got {row[3]}")
+        return row
+
+    return rows_of([row for _, row in parse_rows(text, where, sep, widths, finite)])
 
 
 def rows_of(rows: Sequence[_Row]) -> Rows:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ...layouts.shared.annotations import read_json
 from ...problems import InputError
+from ...storage.leavings import data_names
 from ...storage.store import Store
 from .identities import People, PeopleRecipe, Scene
 from .paint import Picture
@@ -25,7 +26,7 @@ Factors = dict[str, Any]
 
 def write_pictures(out: Store, people: People, rows: Iterator[tuple[str, Scene, str]]) -> list[Factors]:
     """Renders (path, scene, modality) and writes JPEGs to an empty `out`; the factors of each. Raises InputError."""
-    if out.names():
+    if data_names(out):
         raise InputError(f"{out.uri} must be empty or new")
     shown = []
     with ThreadPoolExecutor(8) as pool:

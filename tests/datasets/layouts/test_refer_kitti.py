@@ -220,8 +220,9 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_each_fault_is_found_with_its_place(name: str, made_copy: Path):
     break_it, message = BREAKS[name]
     break_it(made_copy)
-    problems = [str(p) for p in check(Store(str(made_copy))).problems]
-    assert any(message in line for line in problems), problems[:10]
+    findings = check(Store(str(made_copy)))
+    lines = [str(p) for p in findings.problems + findings.warnings]
+    assert any(message in line for line in lines), lines[:10]
 
 
 def test_no_data_is_an_input_error(tmp_path: Path):

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from refsweep.datasets import discovery
 from refsweep.datasets.recipes import fields_of
+from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.cli import main as cli
+from refsweep.trainables.ikun.data import check_data
 
 Refsweep = Callable[..., tuple[int, str, str]]
 
@@ -121,3 +123,34 @@ def test_people_are_packed_and_checked_like_their_source(kind: str, refsweep: Re
     assert answers[0] == {**answers[1], "uri": "people"}
     assert answers[1]["layout"] == kind
     assert answers[1]["problems"] == []
+
+
+def test_warnings_are_printed_and_are_no_reason_to_refuse(
+    refsweep: Refsweep, made_copy: Path, caplog: pytest.LogCaptureFixture
+):
+    path = sorted((made_copy / "expression").rglob("*.json"))[0]
+    content = json.loads(path.read_text())
+    content["label"]["0"] = [12345]
+    path.write_text(json.dumps(content))
+    where = str(path.relative_to(made_copy))
+    code, out, err = refsweep("data", "check", made_copy, "--json")
+    found = json.loads(out)
+    assert (code, err, found["problems"]) == (0, "", [])
+    assert [warning["where"] for warning in found["warnings"]] == [where]
+    assert found["counts"]["dangling_ids"] == 1
+    code, out, _ = refsweep("data", "check", made_copy)
+    assert code == 0
+    assert f"warning: {where}: left out: objects [12345] have no box there: 1 times: 12345 in frame 0" in out
+    caplog.clear()
+    check_data(Store(str(made_copy)))  # before a training
+    assert [where in line for line in caplog.messages] == [True]
+
+
+def test_a_link_out_of_the_data_is_not_packed(refsweep: Refsweep, made_copy: Path, tmp_path: Path):
+    (tmp_path / "secret.json").write_text('{"password": 1}')
+    (made_copy / "notes.json").symlink_to(tmp_path / "secret.json")
+    code, out, err = refsweep("data", "pack", made_copy, tmp_path / "packed")
+    assert (code, out) == (2, "")
+    assert "must stay inside" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "packed" / "notes.json").exists()
