@@ -20,7 +20,7 @@ def evaluate(package: Package, data: str, split: str) -> dict[str, float]:
     config = coercion.make_packaged_config(module.Config, package.config)
     store = Store(data) if data != "none" else None
     task = module.Task(config, module.open_data(store))
-    task.model.load_state_dict(dict(package.weights))
+    package.load_into(task.model)
     task.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     task.restore_facts(package.facts)
     parts = cut(task.plan(split, 0, config.seed), task.batch_rows(split), 0, split)

@@ -76,7 +76,7 @@ class WindowScorer:
 def serve(package: Package) -> WindowScorer:
     """A packaged model, ready to score windows. Raises InputError when Config and weights don't fit."""
     model = build_model(make_packaged_config(Config, package.config))
-    model.load_state_dict(dict(package.weights))
+    package.load_into(model)
     return WindowScorer(model, package.setting, package.facts)
 
 

@@ -50,8 +50,8 @@ class TextRanker(GalleryRanker):
 def serve(package: Package) -> TextRanker:
     """A packaged model, ready to rank galleries. Raises InputError when Config and weights don't fit."""
     config = make_packaged_config(Config, package.config)
-    model = build_model(config, len(package.weights["classifier.weight"]))
-    model.load_state_dict(dict(package.weights))
+    model = build_model(config, package.rows_of("classifier.weight"))
+    package.load_into(model)
     return TextRanker(model, make_table(config, package.facts), config, package.setting)
 
 
