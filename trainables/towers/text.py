@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from .hugging_face import check_sizes, load
+from .hugging_face import check_sizes, load, load_model
 from .sizes import TextSizes
 
 
@@ -109,7 +109,7 @@ class TextTower(nn.Module):
             )
             self.body = BertModel(config, add_pooling_layer=False)
         else:
-            self.body = load(BertModel.from_pretrained, weights, add_pooling_layer=False, use_safetensors=True)
+            self.body = load_model(BertModel, weights, add_pooling_layer=False)
             wanted = {"hidden_size": sizes.width, "num_hidden_layers": sizes.layers, "vocab_size": sizes.vocabulary}
             check_sizes(weights, self.body.config, {**wanted, "num_attention_heads": sizes.heads})
 
