@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...datasets.frames.cache import Frame, FrameCache
-from ...datasets.layouts.cuhk_pedes import PersonText
+from ...datasets.layouts.cuhk_pedes import SPLITS, PersonText
 from ...datasets.problems import InputError
 from ..coercion import make_packaged_config
 from ..reid.images import ImageReader
@@ -56,7 +56,8 @@ def serve(package: Package) -> TextRanker:
 
 
 def example(data: PersonText, config: Config) -> dict[str, list[Any]]:
-    """A row of real input for `serve(...).predict`: a caption and three pictures, base64 since it must survive JSON."""
+    """A row of real input for `serve(...).predict`: a caption, of the test split where it has one, and three pictures;
+    base64, since it must survive JSON."""
     paths = data.images("test").column("path").to_pylist()[:3]
-    caption = data.captions("test").column("text")[0].as_py()
-    return {"text": [caption], "gallery": [[encode(data.pictures.read(path)[0]) for path in paths]]}
+    captions = (text for split in reversed(SPLITS) for text in data.captions(split).column("text").to_pylist())
+    return {"text": [next(captions)], "gallery": [[encode(data.pictures.read(path)[0]) for path in paths]]}
