@@ -58,7 +58,7 @@ class Task(Protocol):
         an evaluation would have nothing to measure: nobody should learn it after an epoch.
 
         A task may have `evaluation_plan(split)` beside it: the rows by which a model is measured on any split, `train`
-        too, whose `plan` is for training."""
+        too, whose `plan` is for training; and `unmeasured()`: which of METRICS its data can't tell."""
 
     def batch_rows(self, split: str) -> int:
         """Rows of a split's plan in one batch."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refsweep.datasets.problems import DataError
+from refsweep.datasets.problems import DataError, InputError
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.evaluate import evaluate
 from refsweep.tests.trainables.mm_reid.case import write_people as write_modalities
@@ -118,6 +118,23 @@ def test_queries_without_a_right_answer_count_in_no_mean(tmp_path: Path):
     assert not {name for name in fewer if "sk" in name}
     assert fewer["map_nir"] == figures["map_nir"]
     assert "map_4" not in fewer
+
+
+def test_an_objective_that_the_data_can_not_tell_is_said_before_training(tmp_path: Path):
+    write_modalities(tmp_path)
+    people = family("mm_reid", tmp_path)
+    for identity in people.open_data().samples("validation").column("identity").unique().to_pylist():
+        hide(tmp_path / "val", "cp", identity)
+    task = people.task()
+    assert task.unmeasured() == ["map_4", "map_cp"]
+    figures = evaluate(people.package(task, {}), people.uri, "validation")
+    assert set(people.module.METRICS) - set(figures) == {"map_4", "map_cp"}
+    training = people.training(epochs=1)
+    training.best = ("map_4", "max")
+    with pytest.raises(InputError, match="map_4 can't be measured: the data has nothing of its kind to ask for"):
+        next(training.run())
+    training.best = ("map", "max")
+    assert "map" in next(training.run()).metrics
 
 
 def test_a_modality_without_a_picture_and_a_split_without_a_pair_are_said_before_training(tmp_path: Path):

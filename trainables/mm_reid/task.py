@@ -73,6 +73,12 @@ class Task:
         encoded = self.evaluation_set(split)
         return make_rows(self.data.samples(split), encoded.sample_NM, encoded.identity_N)
 
+    def unmeasured(self) -> list[str]:
+        """Those of METRICS that the split which is reported on has no queries for."""
+        asked = self.evaluation_set(self.eval_splits[-1]).queries
+        told = {name for c in asked for name in (f"map_{len(c)}", f"map_{evaluation.name_of(c)}")}
+        return [name for name in METRICS if name.startswith("map_") and name not in told]
+
     def batch_rows(self, split: str) -> int:
         """Rows of a plan in one batch; fewer than the Config says where there are fewer than P identities."""
         c = self.config

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...datasets.problems import InputError
 
 WRAPPERS = frozenset(("_orig_mod", "module"))  # of torch.compile and DataParallel; they wrap parts of models too
+_WHOLE = frozenset(("_modules", "_parameters", "_buffers"))  # where a model that was saved whole keeps them
 # What models are kept under, in files and in modules of training frameworks; of several the first, if all fit alike.
 HOLDERS = ("model", "state_dict", "model_state_dict", "net", "network", "model_state", "weights", "params")
 SHOWN = 5
@@ -22,7 +23,7 @@ def unwrapped(weights: Mapping[str, Tensor], wanted: Collection[str], where: str
     """
     bare: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        short = ".".join(part for part in name.split(".") if part not in WRAPPERS | _WHOLE)
         if bare.setdefault(short, tensor) is not tensor:
             raise InputError(f"{where} holds two weights that may be {short}: give a file of one model")
     candidates = list(_candidates(bare))

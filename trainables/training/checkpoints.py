@@ -212,7 +212,7 @@ class Checkpoints:
         try:
             manifest = unseal(self.store.read(f"{name}/{MANIFEST}"))
             checkpoint = Checkpoint(self.store, name, manifest)
-            if manifest["format"] != FORMAT or not isinstance(manifest["history"], list):
+            if manifest["format"] != FORMAT or not all(isinstance(entry, dict) for entry in manifest["history"]):
                 return None
             for file in (MODEL, STATE) if verify else ():
                 checkpoint._read(file)

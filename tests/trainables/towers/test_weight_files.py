@@ -106,6 +106,12 @@ def test_names_that_were_found_stand_beside_those_that_are_missing(tmp_path: Pat
         from_reference({**state, "head.weight": ones(2)}, "cascade", 1)
 
 
+def test_a_model_that_was_saved_whole_is_read_without_building_it():
+    model = nn.Sequential(nn.Linear(3, 4), nn.DataParallel(nn.BatchNorm1d(4)))
+    plain = {name.replace("module.", ""): tensor for name, tensor in model.state_dict().items()}
+    assert_equal(load_tensors(saved({"net": model}), "w.pth"), plain)
+
+
 def test_two_weights_of_one_name_are_refused():
     with pytest.raises(InputError, match=r"the file holds two weights that may be fc\.weight"):
         unwrapped({"fc.weight": ones(2), "module.fc.weight": zeros(2)}, (), "the file")

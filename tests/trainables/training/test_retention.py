@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
@@ -169,6 +170,34 @@ def test_files_that_were_never_weights_or_state_are_torn(file: str, tmp_path: Pa
     assert newest is not None
     with pytest.raises(TornError, match=f"{file} is not what was written"):
         newest.model() if file == MODEL else newest.state()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["with digests", "as before"])
+def test_any_damage_leaves_one_that_can_be_read(before: bool, tmp_path: Path):
+    checkpoints = Checkpoints(Store(str(tmp_path)))
+    for epoch in (1, 2):
+        write(checkpoints, Name(1, epoch))
+        path = tmp_path / str(Name(1, epoch)) / MANIFEST
+        if before:
+            manifest = json.loads(path.read_text())
+            del manifest["digest"]
+            path.write_text(json.dumps(manifest))
+    rng, fell_back = np.random.default_rng(7), 0
+    for number in range(150):
+        path = tmp_path / str(Name(1, 2)) / (MODEL, STATE, MANIFEST)[number % 3]
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        at = int(rng.integers(len(content)))
+        content[at : at + int(rng.integers(1, 40))] = rng.bytes(int(rng.integers(4)))
+        path.write_bytes(content)
+        newest = checkpoints.newest()
+        assert newest is not None
+        fell_back += newest.name == Name(1, 1)
+        assert newest.model()["weight"].equal(ones(2))
+        assert newest.state()["epoch"] == newest.name.epoch
+        assert all(isinstance(entry, dict) for entry in newest.history)
+        path.write_bytes(whole)
+    assert fell_back > (100 if before else 145)
 
 
 @pytest.mark.parametrize("content", [{}, {"b": [1, (2.5, None)], 1: "x", "digest": "old"}, {"nan": float("nan")}])
