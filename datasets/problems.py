@@ -69,7 +69,7 @@ def first(names: Sequence[object]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OfFile:
-    """A problem of a file, and how it is said of many in one folder: `images are missing`."""
+    """A problem of a file, and how it is named for many in one folder: `images are missing`."""
 
     problem: Problem
     many: str
@@ -95,7 +95,7 @@ def by_folder(found: Iterable[OfFile]) -> list[Problem]:
     for (folder, many, cause), those in alike.items():
         names = first([one.path.rpartition("/")[2] for one in those])
         why = f" (the first: {those[0].why})" if those[0].why else ""
-        said = f"{len(those)} {many}: {names}{why}"
-        several = Problem(f"{folder}/", f"{cause}: {said}" if cause else said)
+        text = f"{len(those)} {many}: {names}{why}"
+        several = Problem(f"{folder}/", f"{cause}: {text}" if cause else text)
         problems.append(those[0].problem if len(those) == 1 else several)
     return problems

@@ -16,15 +16,24 @@ from ..datasets.storage.store import Store
 from ..trainables import discovery
 from ..trainables.contract import Tracked
 from ..trainables.training.package import Package
+from .evaluate import with_tracks
 
 
 def track(
-    package: Package, data: str, video: str, expressions: Sequence[str], out: Path, fps: int = 10
+    package: Package,
+    data: str,
+    video: str,
+    expressions: Sequence[str],
+    out: Path,
+    fps: int = 10,
+    tracks: str | None = None,
 ) -> dict[str, Any]:
     """Follows expressions through a video of a data set and draws them into an MP4; figures of each expression.
+    `tracks` is another folder of tracker output than the one that the model was trained with.
 
-    Raises InputError for a model that can't track, a video that there is not, an empty expression.
+    Raises InputError for a model that can't track, a video or tracks that there are not, an empty expression.
     """
+    package = with_tracks(package, tracks)
     follow = discovery.capability(package.trainable, "track", "track")
     texts = [expression.strip() for expression in expressions]
     if not all(texts):

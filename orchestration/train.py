@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def train_once(
     mark = "none"
     if store is not None:
         mark = fingerprint(store)
-        module.check_data(store)
+        discovery.check_data(trainable, store, dataclasses.asdict(config))
     place = Store(folder).child(f"{trainable}-{config_hash(config)}")
     newest = Checkpoints(place).names()
     training = Training(

@@ -54,7 +54,11 @@ class Task(Protocol):
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
         """The rows of a split in an epoch (from 0), in order, with everything random already drawn: one row is what
-        `read` takes for one sample. Cheap, and decided by its arguments alone."""
+        `read` takes for one sample. Cheap, and decided by its arguments alone. That of `train` raises InputError where
+        an evaluation would have nothing to measure: nobody should learn it after an epoch.
+
+        A task may have `evaluation_plan(split)` beside it: the rows by which a model is measured on any split, `train`
+        too, whose `plan` is for training; and `unmeasured()`: which of METRICS its data can't tell."""
 
     def batch_rows(self, split: str) -> int:
         """Rows of a split's plan in one batch."""
@@ -122,7 +126,9 @@ class Module(Protocol):
 
     @staticmethod
     def check_data(store: Store) -> None:
-        """Raises DataError with all that is wrong and can be seen without decoding frames; logs what is left out."""
+        """Raises DataError with all that is wrong and can be seen without decoding frames: also where an evaluation has
+        nothing to measure; logs what is left out. It may take fields of the Config, each by its name and with a
+        default."""
 
     @staticmethod
     def serve(package: Package) -> Servable:

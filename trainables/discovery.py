@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..datasets.problems import InputError
 
 if TYPE_CHECKING:
+    from ..datasets.storage.store import Store
     from .training.config import LoopConfig
 
 
@@ -47,6 +49,14 @@ def load_config(name: str) -> type[LoopConfig]:
     """A trainable's Config: see `load_part`."""
     config: type[LoopConfig] = load_part(name, "Config")
     return config
+
+
+def check_data(name: str, store: Store, fields: Mapping[str, Any]) -> None:
+    """Checks data by a trainable's `check_data`, with those fields of a Config that it asks for. Raises DataError with
+    all that is wrong, InputError with the choices when there is no such trainable."""
+    check = load_part(name, "check_data")
+    taken = list(inspect.signature(check).parameters)[1:]
+    check(store, **{field: fields[field] for field in taken if field in fields})
 
 
 def capability(name: str, function: str, command: str) -> Callable[..., Any]:

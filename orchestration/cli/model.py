@@ -27,6 +27,13 @@ Model = Annotated[
     str, typer.Argument(help="MODEL (its champion), MODEL@ALIAS, MODEL/VERSION, or a package's folder or s3://.")
 ]
 
+Tracks = Annotated[
+    str | None,
+    typer.Option(
+        "--tracks", help="Folder of tracker output in the data set. Default: what the model was trained with."
+    ),
+]
+
 
 def _registry(storage: str, tracking: str | None) -> Registry:
     from ..registry.registry import Registry
@@ -124,6 +131,7 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Option(help="Data set: folder, s3:// or made:.")],
     split: Annotated[str, typer.Option(help="train, calibration, validation or test.")] = "test",
+    tracks: Tracks = None,
     storage: Storage = "./refsweep-out",
     tracking: Tracking = None,
     as_json: Json = False,
@@ -132,7 +140,7 @@ def evaluate(
     from ..evaluate import evaluate as measure
     from ..spec.data import place_of
 
-    figures = measure(_package(model, storage, tracking), place_of(data, storage), split)
+    figures = measure(_package(model, storage, tracking), place_of(data, storage), split, tracks)
     rows = [{"figure": k, "value": v} for k, v in figures.items()]
     show({"model": model, "split": split, "metrics": figures}, as_json, table(f"{model} on {split}", rows))
 
@@ -143,6 +151,7 @@ def track(
     data: Annotated[str, typer.Option(help="Data set: folder, s3:// or made:.")],
     video: Annotated[str, typer.Option(help="Name of the video.")],
     expression: Annotated[list[str], typer.Option(help="What to follow; repeatable.")],
+    tracks: Tracks = None,
     file: Annotated[Path, typer.Option("--out", help="The MP4 to write.")] = Path("track.mp4"),
     storage: Storage = "./refsweep-out",
     tracking: Tracking = None,
@@ -153,7 +162,8 @@ def track(
     from ..track import track as follow
 
     tell(f"tracking {', '.join(expression)} in video {video}")
-    tracked = follow(_package(model, storage, tracking), place_of(data, storage), video, expression, file)
+    package = _package(model, storage, tracking)
+    tracked = follow(package, place_of(data, storage), video, expression, file, tracks=tracks)
     show(tracked, as_json, table(f"{tracked['out']}: {tracked['frames']} frames", tracked["found"]))
 
 

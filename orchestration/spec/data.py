@@ -37,7 +37,7 @@ def prepare_data(spec: SweepSpec) -> tuple[str | None, str]:
         return None, "none"
     store = Store(uri)
     data_fingerprint = fingerprint(store)
-    discovery.load_part(spec.trainable, "check_data")(store)
+    discovery.check_data(spec.trainable, store, spec.fixed)
     return uri, data_fingerprint
 
 

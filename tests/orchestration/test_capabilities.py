@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,17 @@ def test_a_published_checkpoint_is_imported_with_what_it_does_not_say(tmp_path: 
     code, _, err = refsweep(*words, "--set", "heads=1")
     assert code == 2
     assert "heads is no field of ikun's ImportOptions: kum_mode, text_heads" in err
+
+
+def test_a_checkpoint_that_stands_for_millions_of_entries_is_refused(tmp_path: Path, refsweep: Refsweep):
+    content: dict[str, Any] = {}
+    for _ in range(22):
+        content = {"a": content, "b": content}
+    torch.save({"model": content}, tmp_path / "bomb.pth")
+    code, out, err = refsweep("model", "import", "ikun", tmp_path / "bomb.pth", "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "bomb.pth is refused: it holds more than 200,000 entries" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", discovery.names())

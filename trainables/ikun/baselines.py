@@ -52,7 +52,7 @@ def trivial_hota(videos: Sequence[VideoTruth], seed: int = 0) -> dict[str, float
 
     def random_track(video: VideoTruth, pair: int) -> NDArray[np.bool_]:
         ids = np.unique(video.tracked.id_N)
-        kept = ids[rng.random(len(ids)) < video.fits_PN[pair].mean()]
+        kept = ids[rng.random(len(ids)) < video.fits_PN[pair].sum() / max(len(video.tracked), 1)]
         return np.isin(video.tracked.id_N, kept)
 
     def right_category(video: VideoTruth, pair: int) -> NDArray[np.bool_]:
@@ -72,7 +72,9 @@ def _hota_of(videos: Sequence[VideoTruth], answer: Callable[[VideoTruth, int], N
         s
         for video in videos
         for s in video.sequences(
-            np.array([answer(video, p) for p in range(len(video.raw))]).reshape(-1, len(video.tracked))
+            np.array([answer(video, p) for p in range(len(video.raw))], bool).reshape(
+                len(video.raw), len(video.tracked)
+            )
         )
     ]
     return hota(sequences)["hota"]

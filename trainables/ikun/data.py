@@ -36,9 +36,17 @@ def open_data(store: Store | None) -> ReferKitti:
     return ReferKitti(store)
 
 
-def check_data(store: Store) -> None:
-    """Raises DataError with all that is wrong and can be seen without decoding frames."""
-    check(store, decode=False).refuse()
+def check_data(store: Store, tracks: str = "tracks") -> None:
+    """Raises DataError with all that is wrong and can be seen without decoding frames. `tracks` is the Config's."""
+    check(store, decode=False, tracks=tracks).refuse()
+
+
+def videos_of(data: ReferKitti, split: str) -> tuple[str, ...]:
+    """Names of a split's videos. Raises InputError with the choices for another split, DataError where it has none."""
+    videos = data.videos(split)
+    if not videos:
+        raise DataError([Problem(data.store.uri, f"split {split} has no video")])
+    return videos
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ class Prior:
 
     def of(self, texts: Sequence[str], tau: float | NDArray[np.float64]) -> Floats:
         """Priors of some normalised expressions, 0..1; of several tau S x expressions."""
-        return expression_prior(np.stack([self.feature_of[t] for t in texts]), self.train_KD, self.share_K, tau)
+        feature_ED = np.array([self.feature_of[t] for t in texts]).reshape(-1, self.train_KD.shape[1])
+        return expression_prior(feature_ED, self.train_KD, self.share_K, tau)
 
     @classmethod
     @torch.no_grad()
@@ -69,11 +70,10 @@ class Scored:
 
     @classmethod
     def of(cls, videos: Sequence[VideoTruth], predictions: Arrays, *, strict_bounds: bool) -> Scored:
-        """From what `predict.WindowScores` gives for the videos, in their order."""
-        sizes = [len(video.windows) * len(video.texts) for video in videos]
-        parts = np.split(predictions["score"], np.cumsum(sizes)[:-1])
-        matrices = [part.reshape(-1, len(video.texts)) for part, video in zip(parts, videos, strict=True)]
-        return cls(videos, matrices, strict_bounds=strict_bounds)
+        """From what `predict.WindowScores` gives for the videos, in their order; no arrays where none has a window."""
+        shapes = [(len(video.windows), len(video.texts)) for video in videos]
+        parts = _split(predictions.get("score", np.zeros(0, np.float32)), [w * e for w, e in shapes])
+        return cls(videos, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)], strict_bounds=strict_bounds)
 
     def table_pairs(self) -> list[Pair]:
         """The (video, expression) pairs as the table takes them."""
@@ -92,7 +92,7 @@ class Scored:
 
     def kept(self, threshold_P: Floats) -> list[NDArray[np.bool_]]:
         """Which boxes are kept, P x N for each video."""
-        cuts = np.split(threshold_P, np.cumsum([len(v.raw) for v in self.videos])[:-1])
+        cuts = _split(threshold_P, [len(v.raw) for v in self.videos])
         return [(s > c[:, None]) & i for s, c, i in zip(self.box_scores, cuts, self.inside, strict=True)]
 
     def sequences(self, threshold_P: Floats) -> list[Sequence2D]:
@@ -102,8 +102,8 @@ class Scored:
 
     def pair_metrics(self, threshold_P: Floats) -> dict[str, float]:
         """Precision, recall and AUC of (window, raw expression) pairs; a window fits when most of its boxes do."""
-        cuts = np.split(threshold_P, np.cumsum([len(v.raw) for v in self.videos])[:-1])
-        score, kept, label = [], [], []
+        cuts = _split(threshold_P, [len(v.raw) for v in self.videos])
+        score, kept, label = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
         for video, scores_WE, cut in zip(self.videos, self.window_scores, cuts, strict=True):
             score_PW = np.asarray(scores_WE, np.float64).T[video.text_of_P]
             fits_PW = window_labels(video)
@@ -112,6 +112,11 @@ class Scored:
             label.append(fits_PW.ravel())
         truth = np.concatenate(label)
         return {**precision_recall(np.concatenate(kept), truth), "auc": auc(np.concatenate(score), truth)}
+
+
+def _split(array: NDArray[Any], sizes: Sequence[int]) -> list[NDArray[Any]]:
+    """Parts of these sizes, in order."""
+    return np.split(array, np.cumsum(sizes, dtype=np.int64)[:-1]) if sizes else []
 
 
 def _inside(boxes: Boxes, strict: bool) -> NDArray[np.bool_]:
@@ -128,9 +133,12 @@ def thresholds(scored: Scored, prior: Prior, setting: Setting) -> Floats:
 
 def candidates(scored: Scored, prior: Prior, config: Config) -> tuple[list[dict[str, float]], Floats]:
     """Settings to try, and their threshold per pair, S x P: all (a, tau) of a Config, and for each some quantiles of
-    the scores they give. Without `a`, tau means nothing."""
+    the scores they give. Without `a`, tau means nothing; without any score, thresholds are 0."""
     a_values, tau_values = config.calibration_a, config.calibration_tau
     sample, pair_of = _sample(scored)
+    if not len(sample):
+        nothing = {"a": a_values[0], "tau": tau_values[0], "threshold": 0.0}
+        return [nothing], thresholds(scored, prior, nothing)[None]
     share = np.linspace(0.02, 0.995, config.calibration_thresholds)
     settings: list[dict[str, float]] = []
     threshold_SP: list[Floats] = []
@@ -144,7 +152,7 @@ def candidates(scored: Scored, prior: Prior, config: Config) -> tuple[list[dict[
 
 def _sample(scored: Scored, most: int = 4096) -> tuple[Floats, NDArray[np.int64]]:
     """At most `most` scores of each video, evenly taken, and the pair that each belongs to."""
-    scores, pairs, first = [], [], 0
+    scores, pairs, first = [np.zeros(0)], [np.zeros(0, np.int64)], 0
     for video, score_PN in zip(scored.videos, scored.box_scores, strict=True):
         step = max(1, score_PN.size // most)
         scores.append(score_PN.ravel()[::step])

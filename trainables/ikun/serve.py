@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...datasets.frames.cache import square
 from ...datasets.frames.decode import decode_given
 from ...datasets.layouts.refer_kitti import ReferKitti, normalise
+from ...datasets.problems import InputError
 from ..coercion import make_packaged_config
 from ..metrics.tracking import Boxes
 from ..posthoc.calibration import threshold_of
@@ -74,19 +75,23 @@ class WindowScorer:
 def serve(package: Package) -> WindowScorer:
     """A packaged model, ready to score windows. Raises InputError when Config and weights don't fit."""
     model = build_model(make_packaged_config(Config, package.config))
-    model.load_state_dict(dict(package.weights))
+    package.load_into(model)
     return WindowScorer(model, package.setting, package.facts)
 
 
 def example(data: ReferKitti, config: Config) -> dict[str, list[Any]]:
-    """A row of real input for `serve(...).predict`: a window of a test video; base64, since it must survive JSON."""
-    video = data.videos("test")[0]
-    tracks = data.tracks(video, config.tracks)
-    boxes = Boxes(tracks.frame_N, tracks.id_N, tracks.xyxy_N4)
-    look = windows_of(boxes, config.window_frames, config.window_frames, config.looks).looked_WT[0]
-    return {
-        "frames": [[base64.b64encode(data.frame_file(video, int(f))).decode() for f in boxes.frame_N[look]]],
-        "boxes": [boxes.xyxy_N4[look].tolist()],
-        "frame_numbers": [boxes.frame_N[look].tolist()],
-        "expression": [data.expressions(video)[0].replace("-", " ")],
-    }
+    """A row of real input for `serve(...).predict`: a window of a test video, or of another where nothing is tracked in
+    those; base64, since it must survive JSON. Raises InputError where no video has a window and an expression."""
+    for video in (video for split in ("test", "validation", "calibration") for video in data.videos(split)):
+        tracks, expressions = data.tracks(video, config.tracks), data.expressions(video)
+        if not len(tracks) or not expressions:
+            continue
+        boxes = Boxes(tracks.frame_N, tracks.id_N, tracks.xyxy_N4)
+        look = windows_of(boxes, config.window_frames, config.window_frames, config.looks).looked_WT[0]
+        return {
+            "frames": [[base64.b64encode(data.frame_file(video, int(f))).decode() for f in boxes.frame_N[look]]],
+            "boxes": [boxes.xyxy_N4[look].tolist()],
+            "frame_numbers": [boxes.frame_N[look].tolist()],
+            "expression": [expressions[0].replace("-", " ")],
+        }
+    raise InputError(f"{data.store.uri} has no video with tracks in {config.tracks}/ and an expression: no example")

@@ -20,7 +20,7 @@ from ...datasets.stream import Arrays
 from ..contract import Scores
 from .baselines import all_figures
 from .config import METRICS, Config
-from .data import Reader, TrainingSet, check_data, open_data, scoring_plan, training_plan
+from .data import Reader, TrainingSet, check_data, open_data, scoring_plan, training_plan, videos_of
 from .evaluate import Prior, Scored, choose, metrics_of
 from .losses import training_losses
 from .model import build_model
@@ -58,6 +58,7 @@ class Task:
         self._videos: dict[str, VideoTruth] = {}
         self._facts: dict[str, Any] = {}
         self._scoring_plans: dict[str, pa.Table] = {}
+        self._may_evaluate = False
 
     @cached_property
     def training(self) -> TrainingSet:
@@ -75,11 +76,18 @@ class Task:
         return self._videos[name]
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
-        """Training windows, one a row; or the frames of a split's videos that some window looks at, one a row."""
-        if split == "train":
-            return training_plan(self.training.tracks, self.config, np.random.default_rng((seed, epoch)))
+        """Training windows, one a row; or what `evaluation_plan` gives."""
+        if split != "train":
+            return self.evaluation_plan(split)
+        for needed in () if self._may_evaluate else self.eval_splits:
+            videos_of(self.data, needed)
+        self._may_evaluate = True
+        return training_plan(self.training.tracks, self.config, np.random.default_rng((seed, epoch)))
+
+    def evaluation_plan(self, split: str) -> pa.Table:
+        """The frames of a split's videos that some window looks at, one a row; training videos too."""
         if split not in self._scoring_plans:
-            videos = [self.video(name) for name in self.data.videos(split)]
+            videos = [self.video(name) for name in videos_of(self.data, split)]
             tables = [scoring_plan(v.video, v.tracked, v.windows, v.geometry_N8) for v in videos]
             self._scoring_plans[split] = pa.concat_tables(tables)
         return self._scoring_plans[split]

@@ -17,7 +17,7 @@ from ..contract import Tracked
 from ..metrics.tracking import Boxes
 from ..training.package import Package
 from .baselines import KINDS
-from .data import Reader, scoring_plan
+from .data import Reader, scoring_plan, videos_of
 from .predict import WindowScores
 from .serve import WindowScorer, serve
 from .truth import TrackedVideo
@@ -66,7 +66,7 @@ def track_example(data: ReferKitti) -> tuple[str, list[str]]:
                 chosen.append(max(of_kind, key=lambda e: sum(map(len, data.referred(video, e).values()))))
         if len(chosen) == 2:
             return video, [e.replace("-", " ") for e in chosen]
-    video = data.videos("test")[0]
+    video = videos_of(data, "test")[0]
     return video, [e.replace("-", " ") for e in data.expressions(video)[:2]]
 
 

@@ -69,12 +69,12 @@ class VideoTruth(TrackedVideo):
         base = TrackedVideo.read(data, video, config, data.expressions(video))
         tracked, things = base.tracked, data.objects(video)
         everything = Boxes(
-            np.concatenate([t.frame_F for t in things]),
-            np.concatenate([np.full(len(t.frame_F), t.id) for t in things]),
-            np.concatenate([t.xyxy_F4 for t in things]),
+            np.concatenate([np.zeros(0, np.int64), *(t.frame_F for t in things)]),
+            np.concatenate([np.zeros(0, np.int64), *(np.full(len(t.frame_F), t.id) for t in things)]),
+            np.concatenate([np.zeros((0, 4)), *(t.xyxy_F4 for t in things)]),
         )
         matches = match(tracked, everything)
-        object_N = np.where(matches.row_N >= 0, everything.id_N[matches.row_N], -1)
+        object_N = np.append(everything.id_N, -1)[matches.row_N]  # row -1 is nobody
         truths = []
         fits = np.zeros((len(base.raw), len(tracked)), bool)
         for pair, expression in enumerate(base.raw):

@@ -141,8 +141,11 @@ def trackeval_scores(
 ) -> dict[str, float]:
     """hota, deta, assa (means over alpha), and mota and idf1 where asked, combined over sequences.
 
-    Computed by the `trackeval` package, whose classes take arrays.
+    Computed by the `trackeval` package, whose classes take arrays. All are 0 of no sequence.
     """
+    if not sequences:
+        keys = {"HOTA": ("hota", "deta", "assa"), "CLEAR": ("mota",), "Identity": ("idf1",)}
+        return {key: 0.0 for name in names for key in keys[name]}
     with contextlib.redirect_stdout(io.StringIO()):
         from trackeval import metrics
 

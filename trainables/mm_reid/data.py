@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ...datasets.layouts.orbench import Orbench, check, holds
+from ...datasets.layouts.orbench import SPLITS, Orbench, check, holds
 from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
@@ -40,6 +40,11 @@ def open_data(store: Store | None) -> Orbench:
 def check_data(store: Store) -> None:
     """Raises DataError with all that is wrong and can be seen without decoding images."""
     check(store, decode=False).refuse()
+    data = Orbench(store)
+    what = "has no identity with vis and another modality: there is nothing to measure"
+    unpaired = [split for split in SPLITS[:-1] if not len(Pools(data.samples(split)))]
+    if unpaired:
+        raise DataError([Problem(store.uri, f"split {split} {what}") for split in unpaired])
 
 
 def gallery(store: Store, split: str) -> pa.Table | None:

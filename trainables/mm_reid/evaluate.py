@@ -47,10 +47,11 @@ def name_of(combination: Combination) -> str:
 class EvaluationSet:
     """The samples of a split that are encoded, in which order, and which of them make each query.
 
-    Raises DataError for a split without gallery or queries.
+    Combinations of which no query has a right answer in the gallery are left out. Raises DataError for a split that has
+    no other.
     """
 
-    def __init__(self, samples: pa.Table, queries: int) -> None:
+    def __init__(self, samples: pa.Table, queries: int, split: str = "evaluation") -> None:
         modality = np.array(samples.column("modality").to_pylist(), np.str_)
         identity: Ints = samples.column("identity").to_numpy().astype(np.int64)
         by_modality = [np.flatnonzero(modality == name) for name in MODALITIES]
@@ -68,10 +69,13 @@ class EvaluationSet:
         self.sample_NM = np.full((len(order), len(MODALITIES)), -1, np.int64)  # one sample a row of the plan
         self.sample_NM[np.arange(len(order)), self.modality_N] = order
         of_identities = {c: [_queries([number[pools[p][m]] for m in c]) for p in pools] for c in COMBINATIONS}
-        self.queries = {c: np.concatenate(rows) for c, rows in of_identities.items() if any(len(r) for r in rows)}
-        if not len(self.gallery) or not self.queries:
-            what = f"evaluation needs vis and another modality, got {len(self.gallery)} vis samples"
-            raise DataError([Problem("evaluation", f"{what} and {len(order) - len(self.gallery)} others")])
+        joined = {c: np.concatenate(rows) for c, rows in of_identities.items() if rows}
+        shown = self.identity_N[self.gallery]
+        self.queries = {c: rows for c, rows in joined.items() if np.isin(self.identity_N[rows[:, 0]], shown).any()}
+        if not self.queries:
+            what = f"split {split} needs vis and another modality of one identity, got {len(self.gallery)} vis samples"
+            others = f"{len(order) - len(self.gallery)} others of other identities"
+            raise DataError([Problem("evaluation", f"{what} and {others}")])
 
 
 def _queries(pools: Sequence[Ints]) -> Ints:

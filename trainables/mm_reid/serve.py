@@ -77,7 +77,7 @@ def serve(package: Package) -> MultimodalRanker:
     """A packaged model, ready to rank galleries. Raises InputError when Config and weights don't fit."""
     config = make_packaged_config(Config, package.config)
     model = build_model(config, identities=1)  # the classifier takes as many as its weights have
-    model.load_state_dict(dict(package.weights))
+    package.load_into(model)
     return MultimodalRanker(model, config, package.setting)
 
 

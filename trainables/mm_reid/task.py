@@ -57,15 +57,27 @@ class Task:
     def evaluation_set(self, split: str) -> EvaluationSet:
         """The samples of a split that are encoded, and the queries made of them."""
         if split not in self._evaluation_sets:
-            self._evaluation_sets[split] = EvaluationSet(self.data.samples(split), self.config.queries)
+            self._evaluation_sets[split] = EvaluationSet(self.data.samples(split), self.config.queries, split)
         return self._evaluation_sets[split]
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
-        """P identities of K rows each, batch by batch; or every sample of a split that is encoded, gallery first."""
-        if split == "train":
-            return training_plan(self._samples, self.pools, self.config, np.random.default_rng((seed, epoch)))
+        """P identities of K rows each, batch by batch; or what `evaluation_plan` gives."""
+        if split != "train":
+            return self.evaluation_plan(split)
+        for needed in self.eval_splits:
+            self.evaluation_set(needed)
+        return training_plan(self._samples, self.pools, self.config, np.random.default_rng((seed, epoch)))
+
+    def evaluation_plan(self, split: str) -> pa.Table:
+        """Every sample of a split, of training too, that is encoded, gallery first."""
         encoded = self.evaluation_set(split)
         return make_rows(self.data.samples(split), encoded.sample_NM, encoded.identity_N)
+
+    def unmeasured(self) -> list[str]:
+        """Those of METRICS that the split which is reported on has no queries for."""
+        asked = self.evaluation_set(self.eval_splits[-1]).queries
+        told = {name for c in asked for name in (f"map_{len(c)}", f"map_{evaluation.name_of(c)}")}
+        return [name for name in METRICS if name.startswith("map_") and name not in told]
 
     def batch_rows(self, split: str) -> int:
         """Rows of a plan in one batch; fewer than the Config says where there are fewer than P identities."""

@@ -50,7 +50,8 @@ class HotaTable:
         level_SP = np.searchsorted(between_V, threshold_SP)  # the nearest
         pairs, levels = self.boxes_PV.shape
         flat_SP = level_SP + np.arange(pairs) * levels
-        hits, quality = self.hits_PVA.reshape(pairs * levels, -1), self.quality_PVA.reshape(pairs * levels, -1)
+        flat = (pairs * levels, len(ALPHAS))
+        hits, quality = self.hits_PVA.reshape(flat), self.quality_PVA.reshape(flat)
         hota_S = np.empty(len(threshold_SP))
         for start in range(0, len(threshold_SP), 256):
             at = flat_SP[start : start + 256]
@@ -65,10 +66,10 @@ class HotaTable:
 def tabulate(pairs: Sequence[Pair]) -> HotaTable:
     """The table of some pairs; levels are quantiles, half of them of the scores of boxes that fit: those are few,
     and good thresholds lie among them."""
-    score = np.concatenate([p.score_N for p in pairs])
-    good = np.concatenate([p.score_N[p.fits_N] for p in pairs])
+    score = np.concatenate([np.zeros(0), *(p.score_N for p in pairs)])
+    good = np.concatenate([np.zeros(0), *(p.score_N[p.fits_N] for p in pairs)])
     half = LEVELS // 2
-    level_V = np.quantile(score, np.linspace(0, 1, half - 1))
+    level_V = np.quantile(score, np.linspace(0, 1, half - 1)) if len(score) else np.zeros(1)
     if len(good):
         level_V = np.concatenate([level_V, np.quantile(good, np.linspace(0, 1, half))])
     level_V = np.unique(level_V)
@@ -76,9 +77,9 @@ def tabulate(pairs: Sequence[Pair]) -> HotaTable:
     rows = [_sums(pair, level_V) for pair in pairs]
     return HotaTable(
         level_V,
-        np.stack([r[0] for r in rows]),
-        np.stack([r[1] for r in rows]),
-        np.stack([r[2] for r in rows]),
+        np.array([r[0] for r in rows]).reshape(len(pairs), len(level_V), len(ALPHAS)),
+        np.array([r[1] for r in rows]).reshape(len(pairs), len(level_V)),
+        np.array([r[2] for r in rows]).reshape(len(pairs), len(level_V), len(ALPHAS)),
         float(sum(len(p.truth_ids) for p in pairs)),
     )
 

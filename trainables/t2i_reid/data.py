@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ...datasets.layouts.cuhk_pedes import PersonText, check, find_annotations
+from ...datasets.layouts.cuhk_pedes import SPLITS, PersonText, check, find_annotations
 from ...datasets.problems import DataError, InputError, Problem
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
@@ -44,6 +44,12 @@ def open_data(store: Store | None) -> PersonText:
 def check_data(store: Store) -> None:
     """Raises DataError with all that is wrong and can be seen without decoding pictures."""
     check(store, decode=False).refuse()
+    data = PersonText(store)
+    empty = [split for split in SPLITS[:-1] if not data.captions(split).num_rows]
+    if empty:
+        raise DataError(
+            [Problem(data.annotations, f"split {split} has no caption: there is nothing to ask") for split in empty]
+        )
 
 
 def gallery(store: Store, split: str) -> pa.Table | None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...datasets.frames.cache import Frame, FrameCache, read_frame
-from ...datasets.layouts.cuhk_pedes import PersonText
+from ...datasets.layouts.cuhk_pedes import SPLITS, PersonText
 from ...datasets.problems import InputError
 from ..coercion import make_packaged_config
 from ..reid.images import ImageReader
@@ -50,14 +50,15 @@ class TextRanker(GalleryRanker):
 def serve(package: Package) -> TextRanker:
     """A packaged model, ready to rank galleries. Raises InputError when Config and weights don't fit."""
     config = make_packaged_config(Config, package.config)
-    model = build_model(config, len(package.weights["classifier.weight"]))
-    model.load_state_dict(dict(package.weights))
+    model = build_model(config, package.rows_of("classifier.weight"))
+    package.load_into(model)
     return TextRanker(model, make_table(config, package.facts), config, package.setting)
 
 
 def example(data: PersonText, config: Config) -> dict[str, list[Any]]:
-    """A row of real input for `serve(...).predict`: a caption and three pictures, base64 since it must survive JSON."""
+    """A row of real input for `serve(...).predict`: a caption, of the test split where it has one, and three pictures;
+    base64, since it must survive JSON."""
     paths = data.images("test").column("path").to_pylist()[:3]
-    caption = data.captions("test").column("text")[0].as_py()
+    captions = (text for split in reversed(SPLITS) for text in data.captions(split).column("text").to_pylist())
     files = [read_frame(data.pictures, path, f"{data.store.uri}/{path}")[0] for path in paths]
-    return {"text": [caption], "gallery": [[encode(file) for file in files]]}
+    return {"text": [next(captions)], "gallery": [[encode(file) for file in files]]}

@@ -28,7 +28,7 @@ from .losses import TrainingLosses
 from .model import build_model
 from .predict import FeaturePredictor
 from .serve import example, serve
-from .texts import make_table
+from .texts import SCORED_TRAIN, make_table
 
 __all__ = ["METRICS", "Config", "Task", "check_data", "example", "gallery", "open_data", "serve"]
 
@@ -46,6 +46,7 @@ class Task:
         self.model = build_model(config, len(set(data.images("train").column("identity").to_pylist())))
         self.read = Reader(ImageReader(config.height_px, config.width_px, data.frames))
         self._plans: dict[str, pa.Table] = {}
+        self._may_evaluate = False
 
     @cached_property
     def training(self) -> TrainingSet:
@@ -58,14 +59,23 @@ class Task:
         return TrainingLosses(self.config, self.model, self.texts)
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
-        """Training captions with their pictures, one a row; or the pictures of a split, then its queries."""
-        if split == "train":
-            return training_plan(self.training, self.config, np.random.default_rng((seed, epoch)))
+        """Training captions with their pictures, one a row; or what `evaluation_plan` gives."""
+        if split != "train":
+            return self.evaluation_plan(split)
+        for needed in () if self._may_evaluate else self.eval_splits:
+            queries_of(self.data, needed, self.config.query)
+        self._may_evaluate = True
+        return training_plan(self.training, self.config, np.random.default_rng((seed, epoch)))
+
+    def evaluation_plan(self, split: str) -> pa.Table:
+        """The pictures of a split, of training too, then its queries."""
         if split not in self._plans:
             query = self.config.query
             texts = queries_of(self.data, split, query).column(QUERIES[query]).to_pylist()
             paths = self.data.images(split).column("path").to_pylist()
-            self._plans[split] = evaluation_plan(paths, self.texts.add(texts, split))
+            self._plans[split] = evaluation_plan(
+                paths, self.texts.add(texts, SCORED_TRAIN if split == "train" else split)
+            )
         return self._plans[split]
 
     def batch_rows(self, split: str) -> int:

@@ -19,6 +19,8 @@ from ..towers.text import Words, cut, words_of
 from .config import Config
 
 Ints = NDArray[np.int64]
+SCORED_TRAIN = "train, scored"  # queries of the training split, beside what is trained on
+PAGES = (*SPLITS, SCORED_TRAIN)
 
 
 class TextTable:
@@ -29,7 +31,7 @@ class TextTable:
 
     def __init__(self, words: Words, most_tokens: int) -> None:
         self.words, self.most_tokens = words, most_tokens
-        self._pages = [_Page(most_tokens) for _ in SPLITS]
+        self._pages = [_Page(most_tokens) for _ in PAGES]
 
     @property
     def too_long(self) -> int:
@@ -38,7 +40,7 @@ class TextTable:
 
     def add(self, texts: Sequence[str], split: str = SPLITS[0]) -> Ints:
         """Numbers of a split's texts, new ones are taken in; equal texts have one number."""
-        at = SPLITS.index(split)
+        at = PAGES.index(split)
         page = self._pages[at]
         new = [text for text in dict.fromkeys(texts) if text not in page.place]
         if new:

@@ -6,7 +6,7 @@ Shapes: N images, C channels, H x W pixels, L places, D width of a place; E expr
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import open_clip
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import read_file
+from .names import SHOWN, listed, unwrapped
 from .restricted import load_tensors
 from .sizes import ClipSizes, clip_sizes
 
+MOST_BLOCKS = 200  # of a stage whose size is read from weights
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -162,7 +164,7 @@ def build(name: str, weights: str | None = None) -> ClipTowers:
     """
     towers = ClipTowers(clip_sizes(name))
     if weights is not None:
-        state = _hub_weights(name, weights) if _is_tag(weights) else read_weights(weights)
+        state = _hub_weights(name, weights) if _is_tag(weights) else read_weights(weights, towers.state_dict())
         load_clip_state(towers, state, weights)
     return towers
 
@@ -178,18 +180,22 @@ def _hub_weights(name: str, tag: str) -> dict[str, Tensor]:
     return dict(open_clip.create_model(name, pretrained=tag, force_quick_gelu=True).state_dict())
 
 
-def read_weights(uri: str) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or torch file in a folder or on s3://. Raises InputError."""
+def read_weights(uri: str, wanted: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors or torch file in a folder or on s3://, whatever the model was saved under:
+    that which has most of the names `wanted`. Raises InputError."""
     try:
         content = read_file(uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"no weights at {uri}") from None
-    if uri.endswith(".safetensors"):
-        try:
-            return load_safetensors(content)
-        except SafetensorError as error:
-            raise InputError(f"weights at {uri} can't be read: {error}") from None
-    return load_tensors(io.BytesIO(content), uri)
+    except IsADirectoryError:
+        raise InputError(f"weights must be a file, got the folder {uri}") from None
+    if not uri.endswith(".safetensors"):
+        return load_tensors(io.BytesIO(content), uri, wanted)
+    try:
+        tensors = load_safetensors(content)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"weights at {uri} can't be read: {error}") from None
+    return unwrapped(tensors, wanted, uri)
 
 
 def load_clip_state(towers: ClipTowers, state: dict[str, Tensor], where: str) -> None:
@@ -213,27 +219,48 @@ def load_clip_state(towers: ClipTowers, state: dict[str, Tensor], where: str) ->
         raise InputError(f"weights at {where} have other sizes: {error}") from None
     missing = [k for k in result.missing_keys if not k.startswith(ignored)]
     if missing or result.unexpected_keys:
-        raise InputError(f"weights at {where} don't fit: missing {missing[:5]}, unknown {result.unexpected_keys[:5]}")
+        unknown = result.unexpected_keys
+        counts = f" ({len(missing)} and {len(unknown)} in all)" if max(len(missing), len(unknown)) > SHOWN else ""
+        shown = f"missing {missing[:SHOWN]}, unknown {unknown[:SHOWN]}{counts}"
+        raise InputError(f"weights at {where} don't fit: {shown}")
 
 
 def sizes_from_state(state: dict[str, Tensor], text_heads: int | None = None) -> ClipSizes:
     """The sizes of a ResNet CLIP from the shapes of its state dict (heads: width / 64 unless given).
 
-    Raises InputError for a number of heads that does not divide the text tower's width.
+    Raises InputError for one that is no ResNet CLIP, and for a number of heads that does not divide the text tower's
+    width.
     """
-    stages = [1 + max(int(k.split(".")[2]) for k in state if k.startswith(f"visual.layer{i}.")) for i in (1, 2, 3, 4)]
-    vocabulary, text_width = state["token_embedding.weight"].shape
-    if text_heads is not None and (text_heads < 1 or text_width % text_heads):
-        raise InputError(f"text_heads must divide {text_width}, the width of the text tower, got {text_heads}")
-    context = state["positional_embedding"].shape[0]
-    text_layers = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("transformer.resblocks."))
+    stages = [_blocks(state, f"visual.layer{i}.") for i in (1, 2, 3, 4)]
+    vocabulary, text_width = _shape(state, "token_embedding.weight", 2)
+    heads = text_heads if text_heads is not None else max(1, text_width // 64)
+    if heads < 1 or text_width % heads:
+        raise InputError(f"text_heads must divide {text_width}, the width of the text tower, got {heads}")
     return ClipSizes(
-        embed_dim=state["text_projection"].shape[1],
+        embed_dim=_shape(state, "text_projection", 2)[1],
         layers=tuple(stages),
-        width=state["visual.layer1.0.conv1.weight"].shape[0],
+        width=_shape(state, "visual.layer1.0.conv1.weight", 4)[0],
         text_width=text_width,
-        text_heads=text_heads or text_width // 64,
-        text_layers=text_layers,
-        context=context,
+        text_heads=heads,
+        text_layers=_blocks(state, "transformer.resblocks."),
+        context=_shape(state, "positional_embedding", 2)[0],
         vocabulary=vocabulary,
     )
+
+
+def _blocks(state: Mapping[str, Tensor], start: str) -> int:
+    """How many blocks a stage has, whose names are numbers from 0."""
+    numbers = {name.removeprefix(start).partition(".")[0] for name in state if name.startswith(start)}
+    if not numbers or numbers != {str(i) for i in range(len(numbers))}:
+        raise InputError(f"no ResNet CLIP: {start} must have blocks 0, 1, ..., got {listed(sorted(numbers))}")
+    if len(numbers) > MOST_BLOCKS:
+        raise InputError(f"no ResNet CLIP: {start} must have at most {MOST_BLOCKS} blocks, got {len(numbers)}")
+    return len(numbers)
+
+
+def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    if name not in state:
+        raise InputError(f"no ResNet CLIP: missing {name}; found {listed(state)}")
+    if state[name].ndim != axes or not state[name].numel():
+        raise InputError(f"no ResNet CLIP: {name} must have {axes} axes, got {tuple(state[name].shape)}")
+    return tuple(state[name].shape)

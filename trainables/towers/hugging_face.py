@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
+from .names import HOLDERS, WRAPPERS, listed
 
 M = TypeVar("M")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -54,6 +55,21 @@ def load(make: Callable[..., M], uri: str, **options: Any) -> M:
         raise InputError(f"weights at {uri} can't be read: {error}") from None
     finally:
         logging.set_verbosity(before)
+
+
+def load_model(kind: Any, uri: str, **options: Any) -> Any:
+    """A Hugging Face model with all of its weights, whatever they were saved under (`towers.names`). Raises InputError
+    when some are missing, which `from_pretrained` would leave random."""
+    holders = "|".join((*HOLDERS, *WRAPPERS))
+    renamed = {rf"^(?:(?:{holders})\.)+": "", r"\._orig_mod\.": ".", r"\.module\.": "."}
+    model, found = load(
+        kind.from_pretrained, uri, use_safetensors=True, output_loading_info=True, key_mapping=renamed, **options
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        has = listed(sorted(found["unexpected_keys"]))
+        raise InputError(f"weights at {uri} don't fit: missing {listed(missing)}; found {has}")
+    return model
 
 
 def check_sizes(uri: str, config: Any, wanted: dict[str, int]) -> None:

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from .hugging_face import check_sizes, load
+from ...datasets.problems import InputError
+from .hugging_face import check_sizes, load, load_model
 from .sizes import TextSizes
 
 
@@ -55,7 +56,10 @@ class WordPieces:
     """A Hugging Face tokenizer, as the JSON it is made of."""
 
     def __init__(self, content: str) -> None:
-        self._tokenizer = Tokenizer.from_str(content)
+        try:
+            self._tokenizer = Tokenizer.from_str(content)
+        except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+            raise InputError(f"the tokenizer can't be read: {' '.join(str(error).split())[:300]}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -109,7 +113,7 @@ class TextTower(nn.Module):
             )
             self.body = BertModel(config, add_pooling_layer=False)
         else:
-            self.body = load(BertModel.from_pretrained, weights, add_pooling_layer=False, use_safetensors=True)
+            self.body = load_model(BertModel, weights, add_pooling_layer=False)
             wanted = {"hidden_size": sizes.width, "num_hidden_layers": sizes.layers, "vocab_size": sizes.vocabulary}
             check_sizes(weights, self.body.config, {**wanted, "num_attention_heads": sizes.heads})
 

@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTModel
 
 from ...datasets.problems import InputError
 from .clip import ConvTower
-from .hugging_face import check_sizes, load
+from .hugging_face import check_sizes, load_model
 from .sizes import ImageSizes
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -60,7 +60,7 @@ def _config(sizes: ImageSizes, height_px: int, width_px: int) -> ViTConfig:
 
 def _pretrained(sizes: ImageSizes, height_px: int, width_px: int, weights: str) -> ViTModel:
     """A pretrained ViT whose positions are interpolated to another grid of patches (bicubic)."""
-    pretrained = load(ViTModel.from_pretrained, weights, add_pooling_layer=False, use_safetensors=True)
+    pretrained = load_model(ViTModel, weights, add_pooling_layer=False)
     wanted = {"hidden_size": sizes.width, "num_hidden_layers": sizes.layers, "patch_size": sizes.patch}
     check_sizes(weights, pretrained.config, {**wanted, "num_attention_heads": sizes.heads})
     model = ViTModel(_config(sizes, height_px, width_px), add_pooling_layer=False)

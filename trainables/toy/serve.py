@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from ..coercion import make_packaged_config
 from ..training.package import Package
 from .config import Config
@@ -22,9 +24,12 @@ class Line:
 
 
 def serve(package: Package) -> Line:
-    """The line of a packaged weight. Raises InputError for a package of another Config."""
+    """The line of a packaged weight. Raises InputError for a package of another Config or of other
+    weights."""
     make_packaged_config(Config, package.config)
-    return Line(float(package.weights["weight"][0, 0]))
+    model = nn.Linear(1, 1, bias=False)
+    package.load_into(model)
+    return Line(model.weight.item())
 
 
 def example(_: None, __: Config) -> dict[str, list[Any]]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays
 from ..contract import Predictor, Scores
@@ -28,6 +29,7 @@ from .serve import example, serve
 
 __all__ = ["METRICS", "OPTIMUM", "Config", "Task", "check_data", "example", "open_data", "serve"]
 
+SPLITS = ("train", "calibration", "validation", "test")
 OPTIMUM = {"x": 1.0, "y": -2.0}
 
 
@@ -46,10 +48,16 @@ class Task:
             _fail(config, config.fail_at_epoch)
 
     def plan(self, split: str, epoch: int, seed: int) -> pa.Table:
-        """Eight rows of noise to train on, one to evaluate."""
+        """Eight rows of noise to train on, one to evaluate. Raises InputError with the choices for another split."""
+        if split not in SPLITS:
+            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         rng = np.random.default_rng((seed, epoch, split == "train"))
         rows = 8 if split == "train" else 1
         return pa.table({"epoch": np.full(rows, epoch + 1), "noise": rng.standard_normal(rows)})
+
+    def evaluation_plan(self, split: str) -> pa.Table:
+        """The one row of any split; all have the same."""
+        return self.plan("validation" if split == "train" else split, 0, self.config.seed)
 
     def batch_rows(self, split: str) -> int:
         """Rows of a plan in one batch."""

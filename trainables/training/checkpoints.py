@@ -4,7 +4,7 @@
     <folder>/epoch-0007-batch-00012.<attempt>/ 12 batches into the eighth
         model.safetensors   weights and buffers
         state.pt            optimiser, EMA, random states; loads with weights_only=True
-        manifest.json       sha256 of both, fingerprints, attempt, history of all epochs; written last
+        manifest.json       sha256 of both and of itself, fingerprints, attempt, history of all epochs; written last
 
 A folder without a true manifest does not exist. Attempts count up at every start of a trial: what a process
 left over from an earlier attempt still writes ranks below everything the current one has written.
@@ -14,15 +14,17 @@ torch is imported inside functions: it takes two seconds, and who only asks what
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
+from .sealed import digest_of, seal, unseal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 FORMAT = 1
 _NAME = re.compile(r"epoch-(\d{4,})(?:-batch-(\d{5,}))?\.(\d+)")
+# What says that one file is damaged; any other error is of the whole storage and tells nothing about a checkpoint.
+_DAMAGED = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,24 +68,44 @@ class Checkpoint:
         """What each finished epoch measured: `EpochResult`s as JSON, in order."""
         return list(self.manifest["history"])
 
+    @property
+    def digest(self) -> str:
+        """Of the manifest, and so of all files: what tells this checkpoint from any other."""
+        return digest_of(self.manifest)
+
     def model(self) -> dict[str, Tensor]:
         """Weights and buffers. Raises TornError when the file is not what was written."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        return load(self._read(MODEL))
+        content = self._read(MODEL)
+        try:
+            return load(content)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise self._torn(MODEL, f": {error}") from None
 
     def state(self) -> dict[str, Any]:
         """All else that training needs to go on: see `state.collect`. Raises TornError when the file is not what was
         written."""
         import torch
 
-        return dict(torch.load(io.BytesIO(self._read(STATE)), weights_only=True))
+        content = self._read(STATE)
+        try:
+            return dict(torch.load(io.BytesIO(content), weights_only=True))
+        except Exception as error:  # noqa: BLE001  bytes that were never a state may fail anywhere
+            raise self._torn(STATE, f": {error}") from None
 
     def _read(self, file: str) -> bytes:
         content = self.store.read(f"{self.name}/{file}")
         if hashlib.sha256(content).hexdigest() != self.manifest["files"][file]["sha256"]:
-            raise TornError(f"{self.store.uri}/{self.name}/{file} is not what was written")
+            raise self._torn(file)
         return content
+
+    def _torn(self, file: str, why: str = "") -> TornError:
+        return TornError(f"{self.store.uri}/{self.name}/{file} is not what was written{why}")
+
+
+Marks = dict[str, Any]  # by file: what a look at it says
 
 
 class TornError(RuntimeError):
@@ -105,6 +129,7 @@ class Checkpoints:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._complete: dict[Name, Marks] = {}  # found or made complete by this object, and how they looked then
 
     def names(self) -> list[Name]:
         """Names of folders, most believable first; not all need be complete."""
@@ -112,7 +137,8 @@ class Checkpoints:
         return sorted((name for name in parsed if name), reverse=True)
 
     def write(self, name: Name, files: Mapping[str, bytes], fields: Mapping[str, Any], keep: set[int]) -> None:
-        """Writes a checkpoint of `packed` files, then removes all but the two newest and those of the epochs in `keep`.
+        """Writes a checkpoint of `packed` files, then removes what is older than the newest complete one before it, but
+        for those of the epochs in `keep`: two complete ones are left, whatever became of the others.
 
         `fields` are the manifest's beside what is known here: history, fingerprints, whether the training is over.
         """
@@ -127,14 +153,36 @@ class Checkpoints:
             "files": sums,
             **fields,
         }
-        self.store.write(f"{name}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        self.store.write(f"{name}/{MANIFEST}", seal(manifest))
+        self._complete[name] = self._marks(name)
         self._tidy(name, keep)
 
     def _tidy(self, newest: Name, keep: set[int]) -> None:
+        """Removes what ranks below the newest complete checkpoint that ranks below `newest`."""
         older = [name for name in self.names() if name < newest]
-        for name in older[1:]:
+        last = next((place for place, name in enumerate(older) if self._is_complete(name)), len(older))
+        for name in older[last + 1 :]:
             if name.epoch not in keep or name.batch:
                 self.store.delete(str(name))
+                self._complete.pop(name, None)
+
+    def _is_complete(self, name: Name) -> bool:
+        """Whether a checkpoint is what was written. Its files are read once, and not at all where this process wrote
+        them: after that they are only looked at."""
+        return self._complete.get(name) == self._marks(name) or self.open(name) is not None
+
+    def _marks(self, name: Name) -> Marks:
+        """How the files of a checkpoint look from outside: sizes, and in a folder when they were written."""
+        if not self.store.is_local:
+            return dict(self.store.walk(str(name)))
+        marks: Marks = {}
+        for file in (MODEL, STATE, MANIFEST):
+            try:
+                found = self.store.local_path(f"{name}/{file}").stat()
+            except OSError:
+                continue
+            marks[file] = (found.st_size, found.st_mtime_ns, found.st_ino)
+        return marks
 
     def copy_from(self, checkpoint: Checkpoint) -> None:
         """Copies another trial's checkpoint, to start from; it ranks below all that this trial will write. Raises
@@ -142,7 +190,7 @@ class Checkpoints:
         name = Name(0, checkpoint.name.epoch, checkpoint.name.batch)
         for file in (MODEL, STATE):
             self.store.write(f"{name}/{file}", checkpoint._read(file))
-        self.store.write(f"{name}/{MANIFEST}", json.dumps(checkpoint.manifest, indent=1).encode())
+        self.store.write(f"{name}/{MANIFEST}", seal(checkpoint.manifest))
 
     def newest(self, *, verify: bool = True) -> Checkpoint | None:
         """The most believable complete checkpoint whose files are what was written; None where there is none.
@@ -158,14 +206,24 @@ class Checkpoints:
         return next((checkpoint for checkpoint in opened if checkpoint is not None), None)
 
     def open(self, name: Name, *, verify: bool = True) -> Checkpoint | None:
-        """A checkpoint by name; None when it is not complete, or, with `verify`, not what was written."""
+        """A checkpoint by name; None when it is not complete, can't be read from its disk, has a manifest that was
+        edited, or, with `verify`, is not what was written. Raises what keeps all of the storage from being read."""
+        marks = self._marks(name) if verify else None
         try:
-            manifest = json.loads(self.store.read(f"{name}/{MANIFEST}"))
+            manifest = unseal(self.store.read(f"{name}/{MANIFEST}"))
             checkpoint = Checkpoint(self.store, name, manifest)
-            if manifest["format"] != FORMAT or not isinstance(manifest["history"], list):
+            if manifest["format"] != FORMAT or not all(isinstance(entry, dict) for entry in manifest["history"]):
                 return None
             for file in (MODEL, STATE) if verify else ():
                 checkpoint._read(file)
+            if marks is not None:
+                self._complete[name] = marks
             return checkpoint
+        except InputError:
+            raise
         except (FileNotFoundError, KeyError, TypeError, ValueError, TornError):
             return None
+        except OSError as error:
+            if error.errno in _DAMAGED:
+                return None
+            raise

@@ -110,7 +110,7 @@ class Training:
         if checkpoint is None:
             self._seed_worker()
             return None
-        if checkpoint.manifest["config"] != self.provenance["config"]:
+        if checkpoint.manifest.get("config") != self.provenance["config"]:
             raise InputError(f"{checkpoint.store.uri}/{checkpoint.name} was written under another Config")
         self.task.model.load_state_dict(checkpoint.model())
         self.history = [EpochResult(**entry) for entry in checkpoint.history]
@@ -143,6 +143,7 @@ class Training:
         Raises NonFiniteError for a loss that is not finite, InputError when there is nothing to train on, or schedules
         that can't be followed.
         """
+        self._check_objective()
         batches = self._batches()
         try:
             while not self.is_over:
@@ -151,6 +152,12 @@ class Training:
         finally:
             self._saver.close()
             batches.close()
+
+    def _check_objective(self) -> None:
+        """Raises InputError for an objective that the task says it can't measure: nobody should learn it at the end."""
+        unmeasured: list[str] = getattr(self.task, "unmeasured", list)()
+        if self.best is not None and self.best[0] in unmeasured:
+            raise InputError(f"{self.best[0]} can't be measured: the data has nothing of its kind to ask for")
 
     def _batches(self) -> Generator[tuple[Part, Arrays]]:
         """The arrays of the rest of the run, of training and evaluations, in order."""

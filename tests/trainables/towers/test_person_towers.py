@@ -14,6 +14,7 @@ from refsweep.trainables.towers import text, vit
 from refsweep.trainables.towers.sizes import ImageSizes, TextSizes
 from refsweep.trainables.towers.text import TextTower, WordPieces
 from refsweep.trainables.towers.vit import ImageTower
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTForImageClassification, ViTModel
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "in", "red", "shirt", "##s"]
@@ -91,6 +92,19 @@ def test_weights_that_are_no_safetensors_are_refused(published: Path, tmp_path: 
     torch.save({}, tmp_path / "vit" / "pytorch_model.bin")
     with pytest.raises(InputError, match="can't be read"):
         ImageTower(IMAGE, 32, 32, str(tmp_path / "vit"))
+
+
+@pytest.mark.parametrize("start", ["module.", "model.", "_orig_mod.", "net.", "state_dict.module._orig_mod."])
+def test_wrapped_weights_are_found_and_missing_ones_are_never_left_random(start: str, published: Path, tmp_path: Path):
+    for name, make in (("vit", lambda at: ImageTower(IMAGE, 32, 32, at)), ("bert", lambda at: TextTower(TEXT, at))):
+        plain = make(str(published / name)).state_dict()
+        whole = load_file(published / name / "model.safetensors")
+        folder = shutil.copytree(published / name, tmp_path / name)
+        save_file({f"{start}{key}": tensor for key, tensor in whole.items()}, folder / "model.safetensors")
+        assert all(torch.equal(tensor, plain[key]) for key, tensor in make(str(folder)).state_dict().items())
+        save_file({f"teacher.{key}": tensor for key, tensor in whole.items()}, folder / "model.safetensors")
+        with pytest.raises(InputError, match=r"weights at .* don't fit: missing .* more; found teacher\."):
+            make(str(folder))
 
 
 def test_weights_of_other_sizes_or_from_nowhere_are_refused(published: Path):
