@@ -34,6 +34,9 @@ class DataError(InputError):
             lines.append(f"... and {len(self.problems) - self.SHOWN} more")
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
+        return DataError, (self.problems,)  # a data worker's error arrives as it was
+
 
 @dataclass(slots=True)
 class Findings:

@@ -81,7 +81,7 @@ def parse_object(
     is left out, and named in `left_out`. Raises DataError."""
     where = f"{LABELS_FILE}: {video}/{key}"
     rows: list[tuple[int, list[float], frozenset[str]]] = []
-    category = ""
+    category, empty = "", list[int]()
     try:
         number, frames = whole(key, "id"), [(whole(frame, "frame", 0), value) for frame, value in content.items()]
     except (ValueError, AttributeError) as error:
@@ -91,14 +91,17 @@ def parse_object(
         try:
             box = value["bbox"]
             if box is None or box == []:
-                if left_out is not None:
-                    left_out.append(Problem(f"{where}/{frame}", "left out: bbox is empty"))
+                empty.append(frame)
                 continue
             box = np.array(box, np.float64).reshape(4).tolist()
             category = category or next(iter(_as_list(value.get("category") or [])), "")
             rows.append((frame, box, frozenset(_texts(value))))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError([Problem(f"{where}/{frame}", f"{_RULE}: {error!r}")]) from None
+    if empty and left_out is not None:
+        many = f"left out: bbox is empty in {len(empty)} frames: {first(empty)}"
+        alone = Problem(f"{where}/{empty[0]}", "left out: bbox is empty")
+        left_out.append(alone if len(empty) == 1 else Problem(where, many))
     return LabelledObject(
         video,
         number,

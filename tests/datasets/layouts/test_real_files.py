@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import pickle  # noqa: TID251  what Ray does to an error of a worker
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from refsweep.datasets import discovery
+from refsweep.datasets.fingerprint import fingerprint
 from refsweep.datasets.frames.cache import open_frames
 from refsweep.datasets.frames.pack import Packing, pack
 from refsweep.datasets.layouts import cuhk_pedes, orbench
@@ -24,7 +27,7 @@ from refsweep.datasets.layouts.refer_kitti_parse import read_mot
 from refsweep.datasets.layouts.refer_kitti_write import build_labels
 from refsweep.datasets.layouts.shared import kitti
 from refsweep.datasets.layouts.shared.annotations import named_path, read_json
-from refsweep.datasets.problems import DataError, InputError
+from refsweep.datasets.problems import DataError, InputError, Problem
 from refsweep.datasets.storage.store import Store
 from refsweep.tests.datasets.layouts import test_cuhk_pedes as people
 from refsweep.tests.datasets.layouts import test_orbench as several
@@ -72,6 +75,23 @@ def test_leavings_change_nothing_in_any_layout(any_data: Path, tmp_path: Path):
     pack(store, Store(str(tmp_path / "packed")), Packing())
     assert discovery.check(Store(str(tmp_path / "packed")))[1].counts == before.counts
     assert not [path for path in tree(tmp_path / "packed") if "Thumbs" in path or "MACOSX" in path or "._" in path]
+
+
+@pytest.mark.parametrize("layout", ["cuhk-pedes", "orbench"])
+def test_leavings_change_nothing_in_object_storage(layout: str, tmp_path: Path, s3: str):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if layout == "cuhk-pedes":
+        people.write(folder, people.items())
+    else:
+        several.write(folder, several.OFFICIAL)
+    before = discovery.check(Store(str(folder)))
+    litter(folder)
+    remote = Store(f"{s3}/{tmp_path.name}")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: remote.write(*item), tree(folder).items()))
+    assert discovery.check(remote) == before
+    assert fingerprint(remote) == fingerprint(Store(str(folder)))
 
 
 def test_a_link_out_of_a_data_set_is_refused_by_check_and_pack(any_data: Path, tmp_path: Path):
@@ -338,6 +358,26 @@ def test_an_empty_category_is_a_warning_and_a_broken_bbox_names_its_frame(made_c
         str(p).startswith(f"{LABELS_FILE}: {video}/{number}/{frame}: must map frames to")
         for p in check(Store(str(made_copy))).problems
     )
+
+
+def test_an_object_without_any_box_is_one_line(made_copy: Path):
+    content = json.loads((made_copy / LABELS_FILE).read_text())
+    video = ReferKitti(Store(str(made_copy))).videos("train")[0]
+    number = max(content[video], key=lambda n: len(content[video][n]))
+    frames = sorted(map(int, content[video][number]))
+    for entry in content[video][number].values():
+        entry["bbox"] = []
+    (made_copy / LABELS_FILE).write_text(json.dumps(content))
+    found = check(Store(str(made_copy)))
+    lines = [str(warning) for warning in found.warnings if "bbox" in warning.what]
+    first = ", ".join(map(str, frames[:3]))
+    assert lines == [f"{LABELS_FILE}: {video}/{number}: left out: bbox is empty in {len(frames)} frames: {first}, ..."]
+
+
+def test_an_error_of_a_data_worker_arrives_as_it_was():
+    error = DataError([Problem("a.txt:1", "wrong"), Problem("b.png", "frame is missing")])
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (str(again), again.problems) == (str(error), error.problems)
 
 
 def test_videos_that_no_split_takes_are_named(made_copy: Path):
