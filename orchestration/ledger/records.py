@@ -149,3 +149,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, StrEnum) else value
+
+
+def failed_alike(trials: Sequence[FrozenTrial], forgiven: int, failure: Failure) -> int:
+    """How many of the newest trials in a row, those up to number `forgiven` left out, failed where `failure` did."""
+    alike = 0
+    for trial in reversed(trials):
+        if trial.number <= forgiven or trial.state.name in ("COMPLETE", "PRUNED"):
+            break
+        last = TrialRecord.of(trial).failure
+        if last is None:
+            continue
+        if last.location_hash != failure.location_hash:
+            break
+        alike += 1
+    return alike
