@@ -32,7 +32,7 @@ from ..spec.schema import SweepSpec
 from .actor import TrialActor
 from .head_watch import watched_head
 from .resources import remove_orphaned_placement_groups, room_now, wait_for_room
-from .tune_environment import tune_environment
+from .tune_environment import tune_environment as _tune_environment
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def _fit(bridge: _Bridge, several: bool) -> None:
     # an actor that only holds workers needs nothing, but Tune refuses nothing
     own = {"cpu": bridge.driver.spec.resources.cpus_per_worker, "gpu": bridge.driver.room.gpus_per_worker}
     resources = {"cpu": 0, "memory": 64 * 2**20} if several else own
-    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, tune_environment():
+    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tune_environment():
         tune.Tuner(
             tune.with_resources(TrialActor, resources),
             tune_config=tune.TuneConfig(
