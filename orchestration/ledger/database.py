@@ -149,7 +149,7 @@ def _look(url: str) -> bool:
         tables = sqlalchemy.inspect(connection).get_table_names()
         revision = None
         if "alembic_version" in tables:
-            revision = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+            revision = connection.execute(sqlalchemy.text("SELECT * FROM alembic_version")).scalar()
     return is_ledger(tables, revision, url, shared=True)
 
 

@@ -23,6 +23,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from ...datasets.problems import InputError
 from ..spec.errors import LedgerUnavailableError
 from ..spec.locations import sqlite_path
 from .creating import SPEC, TERM, make_study
@@ -53,11 +54,15 @@ class Ledger(HeldLedger):
         """The record of a sweep that exists; `readonly` needs no right to write. Raises UnknownSweepError with the
         names there are."""
         opened = open_for_reading(url) if readonly else open_storage(url, create=False)
-        with readable(url):
-            study = opened.study(sweep)
-            if study is not None:
-                return cls(url, sweep, opened, study)
-            names = ", ".join(opened.sweeps()) or "none"
+        try:
+            with readable(url):
+                study = opened.study(sweep)
+                if study is not None:
+                    return cls(url, sweep, opened, study)
+                names = ", ".join(opened.sweeps()) or "none"
+        except InputError:
+            opened.close()
+            raise
         opened.close()
         raise UnknownSweepError(f"no sweep {sweep!r} in {url}; there are: {names}")
 

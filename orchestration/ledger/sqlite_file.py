@@ -36,9 +36,7 @@ def check(path: Path, mode: str) -> bool:
             }
             revision = None
             if "alembic_version" in tables:
-                revision = next(
-                    (str(r) for (r,) in connection.execute("SELECT version_num FROM alembic_version")), None
-                )
+                revision = next((str(row[0]) for row in connection.execute("SELECT * FROM alembic_version")), None)
         except sqlite3.OperationalError:
             raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

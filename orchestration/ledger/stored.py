@@ -60,7 +60,7 @@ def readable(url: str) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
         raise LedgerUnavailableError(f"the ledger can't be read: {reason(path, error)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         if isinstance(error, LedgerUnavailableError):
             raise
         raise LedgerUnavailableError(f"the ledger {path or url} is damaged: {type(error).__name__}: {error}") from error

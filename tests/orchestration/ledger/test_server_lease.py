@@ -1,17 +1,20 @@
-"""The lease in PostgreSQL when its owner's host or the network between is gone without a word. Times are scaled down."""
+"""The lease in PostgreSQL when its owner's host or the network between is gone. Times are scaled down."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger import server_lease
 from refsweep.orchestration.ledger.ledger import Ledger
@@ -70,9 +73,13 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def proxied(ledger: Ledger) -> Iterator[tuple[Ledger, Proxy]]:
+def proxied(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledger, Proxy]]:
     """The sweep's driver, far from its server."""
     place = urlsplit(ledger.url)
+    passwords = tmp_path / "pgpass"
+    passwords.write_text(Path(os.environ["PGPASSFILE"]).read_text().replace(f":{place.port}:", ":*:"))
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
     assert place.hostname is not None
     assert place.port is not None
     proxy = Proxy(place.hostname, place.port)
@@ -139,7 +146,7 @@ def test_a_write_that_waits_for_an_answer_that_never_comes_ends_and_the_next_dri
     ended = threading.Event()
 
     def write() -> None:
-        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError, InputError), far._writer._transaction() as connection:
+        with contextlib.suppress(StorageInternalError, InputError), far._writer._transaction() as connection:
             proxy.silent = True  # holding the row of the term
             connection.execute(sqlalchemy.text("SELECT 1"))
         ended.set()
