@@ -16,11 +16,12 @@ from .ledger.records import SweepState
 from .ledger.status import status
 from .search.check import problems as search_problems
 from .search.driver import Driver, Observer
-from .search.protocol import STOP_MARK
+from .search.protocol import STOP_MARK, Room
 from .search.spaces import search_space
+from .search.walks import SpaceRecord, changes, contradictions, space_record
 from .spec.check import epochs_of, trainable_problems
 from .spec.data import data_of, prepare_data
-from .spec.errors import StopRequestedError
+from .spec.errors import LeaseTakenError, LedgerUnavailableError, StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
 from .spec.read import differences, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
+PROBE = "WRITABLE"  # written to a new sweep's folder and deleted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,16 @@ def open_sweep(spec: SweepSpec) -> Sweep:
     return sweep
 
 
-def find_sweep(ledger_url: str, name: str) -> Sweep:
-    """A sweep by name, with the spec it was started with. Raises UnknownSweepError."""
-    ledger = Ledger.open(ledger_url, name)
+def find_sweep(ledger_url: str, name: str, *, readonly: bool = False) -> Sweep:
+    """A sweep by name, with the spec it was started with; `readonly` only to look at it. Raises UnknownSweepError."""
+    ledger = Ledger.open(ledger_url, name, readonly=readonly)
     return Sweep(make_spec(ledger.record.spec), ledger)
 
 
 def _refuse_differences(ledger: Ledger, spec: SweepSpec) -> None:
+    """Raises InputError where a sweep's spec is another than that of its trials; one without trials takes it."""
     changed = differences(ledger.record.spec, spec.as_json())
-    if changed:
+    if changed and (ledger.trials or ledger.sweep != spec.name):
         lines = "\n".join(f"  {line}" for line in changed)
         raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
 
@@ -143,12 +146,15 @@ class Sweep:
         if self._ledger is not None:
             self._ledger.refuse_if_driven()
         space = search_space(self.spec.trainable)
+        searched = space_record(space.space, self.spec.fixed)
         data_uri, data_fingerprint = prepare_data(self.spec)
+        room = self._check_places(backend)
         ledger = self._take_lease()
         self._refuse_other_data(data_fingerprint)
+        self._refuse_other_space(searched)
         with stop_requests(sweep_folder(self.spec)) as stop_requested:
             try:
-                room = backend.room(self.spec, stop_requested)
+                room = room or backend.room(self.spec, stop_requested)
             except StopRequestedError:
                 ledger.update_sweep(state=SweepState.STOPPED)
                 return Outcome(SweepState.STOPPED)
@@ -170,25 +176,57 @@ class Sweep:
                 driver.forgive()
             if retry_failed:
                 driver.retry_failed()
-            backend.run(driver, stop_requested)
+            try:
+                backend.run(driver, stop_requested)
+            except (LeaseTakenError, LedgerUnavailableError):
+                if tracker is not None:
+                    tracker.abandon()
+                raise
         driver.budget.end()
         return self._finish(driver, tracker)
 
+    def _check_places(self, backend: Backend) -> Room | None:
+        """Raises InputError for what a new sweep would be refused for once its ledger is there: a storage that can't be
+        written, nodes that can't run it. The room, where nodes need not be waited for."""
+        if self._ledger is not None:
+            return None
+        folder = sweep_folder(self.spec)
+        try:
+            folder.write(PROBE, b"")
+            folder.delete(PROBE)
+        except OSError as error:
+            raise InputError(f"storage: {folder.uri} can't be written: {error}") from error
+        return None if self.spec.resources.wait_s else backend.room(self.spec, lambda: False)
+
     def _take_lease(self) -> Ledger:
+        modes = [o.mode for o in self.spec.objectives]
         if self._ledger is None:
-            modes = [o.mode for o in self.spec.objectives]
             self._ledger = Ledger.create(self.spec.ledger_url, self.spec.name, modes, self.spec.as_json())
         self._ledger.take_lease()
         _refuse_differences(self._ledger, self.spec)  # another process may have made or changed it meanwhile
+        if differences(self._ledger.record.spec, self.spec.as_json()):
+            self._ledger.begin_anew(modes, self.spec.as_json())
         return self._ledger
 
     def _refuse_other_data(self, fingerprint: str) -> None:
         known = self.ledger.record.data_fingerprint
-        if known is None:
+        if known is None or not self.ledger.trials:
             self.ledger.update_sweep(data_fingerprint=fingerprint)
         elif known != fingerprint:
             name = self.spec.name
             raise InputError(f"the data has changed since sweep {name!r} began: it was {known}, it is {fingerprint}")
+
+    def _refuse_other_space(self, searched: SpaceRecord) -> None:
+        ledger, stored = self.ledger, self.ledger.record.space
+        if ledger.trials:
+            changed = contradictions(ledger.trials, searched) if stored is None else changes(stored, searched)
+            if changed:
+                lines = "\n".join(f"  {line}" for line in changed)
+                name = self.spec.name
+                raise InputError(
+                    f"the search space has changed since sweep {name!r} began; undo it, or name another:\n{lines}"
+                )
+        ledger.update_sweep(space=searched)
 
     def _projector(self) -> Projector | None:
         uri = self.spec.tracking_uri

@@ -171,7 +171,7 @@ def _from_ledger(name: str, url: str) -> dict[str, Any] | None:
 
     os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # libpq would wait for ever
     with contextlib.suppress(InputError):
-        record = Ledger.open(url, name)
+        record = Ledger.open(url, name, readonly=True)
         try:
             return describe(record)
         finally:

@@ -103,4 +103,4 @@ def open_ledger(name: str, storage: str, ledger: str | None) -> Ledger:
     """The ledger of a sweep that exists. Raises InputError."""
     from ..ledger.ledger import Ledger
 
-    return Ledger.open(ledger_url(storage, ledger), name)
+    return Ledger.open(ledger_url(storage, ledger), name, readonly=True)

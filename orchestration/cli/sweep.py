@@ -127,7 +127,7 @@ def sweep_status(
     from .budget_lines import budget_lines
     from .summary import summary
 
-    with find_sweep(ledger_url(storage, ledger), name) as sweep:
+    with find_sweep(ledger_url(storage, ledger), name, readonly=True) as sweep:
         content = sweep.status()
         shown = summary(sweep.ledger, content["state"])
         show(content, as_json, shown, *budget_lines(content["budget"]), *_why_it_ended(sweep.ledger))

@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from ...datasets.problems import InputError
 from ..ledger.failure import Failure
 from ..search.driver import Driver
 from ..search.failures import first_line, lost_worker
-from ..search.protocol import STOP_MARK, NoTrial, Room, StopRequested, Verdict, report_from_text
-from ..spec.credentials import looks_secret
+from ..search.protocol import STOP_MARK, Action, NoTrial, Room, StopRequested, Verdict, report_from_text
+from ..spec.errors import LeaseTakenError, LedgerUnavailableError
 from ..spec.folders import sweep_folder
 from ..spec.schema import SweepSpec
 from .actor import TrialActor
 from .head_watch import watched_head
 from .resources import remove_orphaned_placement_groups, room_now, wait_for_room
+from .tune_environment import tune_environment as _tune_environment
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 STOP_TIMEOUT_S = 60.0  # for trials to write a checkpoint before they are ended
 TICK_POLL_S = 0.5  # how often hangs and requests to stop are looked for
 BUSY_DRIVER_S = 5.0  # a driver that was busy for longer has not read what trials reported meanwhile
@@ -55,9 +56,11 @@ class TuneBackend:
     def run(self, driver: Driver, stop_requested: StopRequested) -> None:
         """Runs a sweep to its end, or until it is to stop."""
         several = driver.spec.resources.worker_range != (1, 1)
+        bridge = _Bridge(driver, stop_requested)
         with watched_head(driver.spec.name, self._tell):
             try:
-                _fit(_Bridge(driver, stop_requested), several)
+                _fit(bridge, several)
+                bridge.raise_loss()
             except RayError as error:
                 log.warning("Ray ended the sweep: %s", first_line(error))
                 raise
@@ -166,13 +169,15 @@ class _Bridge:
         self._attempts: dict[str, tuple[int, int]] = {}  # Tune's id -> number, attempt
         self._reported_s: dict[str, float] = {}  # when a trial last reported
         self._hung: set[str] = set()
+        self._loss: InputError | None = None  # why we may write no more
         self._end_s: float | None = None  # when live trials are ended, once they were asked to stop
         self._ticked_s = self._counted_s = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
         if len(self.driver.live) >= self.driver.room.slots:
             return None
-        action = self.driver.next_action()
+        finished: Action = NoTrial.FINISHED
+        action = self._driven(self.driver.next_action, finished)
         if isinstance(action, NoTrial):
             return Searcher.FINISHED if action is NoTrial.FINISHED else None
         self._attempts[trial_id] = (action.number, action.attempt)
@@ -182,10 +187,11 @@ class _Bridge:
         self._reported_s[trial.trial_id] = time.monotonic()
         if not result or "report" not in result:
             return Verdict.END
+        report = report_from_text(result["report"])
         try:
-            return self.driver.on_result(report_from_text(result["report"]))
+            return self._driven(lambda: self.driver.on_result(report), Verdict.END)
         finally:
-            self.driver.tick()
+            self._driven(self.driver.tick, None)
 
     def on_actor_lost(self, trial: Any) -> None:
         number, attempt = self._attempts[trial.trial_id]
@@ -193,8 +199,8 @@ class _Bridge:
             failure = Failure("hang", f"silent for {self.driver.spec.retry.hang_s:g} s, killed")
         else:
             failure = lost_worker(_error_text(trial))
-        self.driver.on_attempt_lost(number, attempt, failure)
-        self.driver.tick()
+        self._driven(lambda: self.driver.on_attempt_lost(number, attempt, failure), Verdict.END)
+        self._driven(self.driver.tick, None)
 
     def tick(self, trials: list[Any]) -> None:
         now = time.monotonic()
@@ -204,10 +210,14 @@ class _Bridge:
         if since > BUSY_DRIVER_S:  # the ledger was away: what trials reported meanwhile has not been read
             self._reported_s = {trial: at_s + since for trial, at_s in self._reported_s.items()}
         self._kill_hung(trials, now)
+        self._driven(lambda: self._tick(now), None)
+
+    def _tick(self, now: float) -> None:
         if now - self._counted_s > NODES_POLL_S:
             self._counted_s = now
             self._count_nodes()
         if (self.stop_requested() or self.driver.must_stop()) and self._end_s is None:
+            self.driver.ledger.still_ours()  # the mark would stop the trials of whoever has taken over
             self.driver.request_stop()
             self._end_s = now + STOP_TIMEOUT_S
             with contextlib.suppress(OSError):  # a full disk: trials end without a checkpoint of this epoch
@@ -231,8 +241,25 @@ class _Bridge:
         if self.driver.spec.resources.worker_range != (1, 1):
             remove_orphaned_placement_groups()
 
+    def _driven(self, what: Callable[[], T], otherwise: T) -> T:
+        """What the driver answers; `otherwise` once sweep or ledger are no longer ours, which ends Tune: an exception
+        it would take for a trial's failure."""
+        if self._loss is None:
+            try:
+                return what()
+            except (LeaseTakenError, LedgerUnavailableError) as error:
+                self._loss = error
+        return otherwise
+
+    def raise_loss(self) -> None:
+        """Raises what has ended the sweep, if that was it."""
+        if self._loss is not None:
+            raise self._loss
+
     def finished(self) -> bool:
-        return self._end_s is not None and (not self.driver.live or time.monotonic() > self._end_s)
+        return self._loss is not None or (
+            self._end_s is not None and (not self.driver.live or time.monotonic() > self._end_s)
+        )
 
 
 def _error_text(trial: Any) -> str:
@@ -241,36 +268,3 @@ def _error_text(trial: Any) -> str:
         return Path(trial.error_file).read_text().partition("\n")[2]
     except (OSError, TypeError):
         return ""
-
-
-@contextlib.contextmanager
-def _tune_environment() -> Iterator[None]:
-    """Tune without loggers, without its own state on disk, without its Ctrl-C, and without variables of its own in the
-    runtime environment of actors: Ray logs it on every host, where the driver's AWS keys would be read, and an actor
-    with one starts in a new process, while Ray holds processes ready for those without."""
-    wanted = {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # with a searcher 1 by default: actors would start in a row
-        "RAY_AIR_NEW_OUTPUT": "0",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    copied = class_cache.ENV_VARS_TO_PROPAGATE
-    secret = {name for name in copied if looks_secret(name)}
-    copied -= secret
-    own = dict(class_cache.DEFAULT_ENV_VARS)
-    class_cache.DEFAULT_ENV_VARS.clear()
-    level = logging.getLogger("ray.tune").level
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.getLogger("ray.tune").setLevel(level)
-        copied |= secret
-        class_cache.DEFAULT_ENV_VARS.update(own)
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

@@ -2,27 +2,22 @@
 
 SQLite: `flock` beside the file, freed by the kernel. PostgreSQL: a session's advisory lock on a connection of its
 own, freed by the server. Who only looks whether there is a driver never keeps one from starting.
+
+A lease can be lost without a word: its file deleted, its session ended. So it only says who may try to write; that
+nobody else does is the business of the term, which every write compares (`sql`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import threading
-import time
-from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import sqlalchemy
 
-from ...datasets.problems import InputError
+from ..spec.errors import LeaseTakenError as LeaseTakenError
 from ..spec.locations import sqlite_path
-
-TAKE_TIMEOUT_S = 1.0  # a look at the lock of a file is over in microseconds; a driver's stays
-
-
-class LeaseTakenError(InputError):
-    """Another driver runs this sweep."""
+from .file_lease import FileLease
+from .server_lease import PostgresLease
 
 
 class Lease(Protocol):
@@ -34,86 +29,8 @@ class Lease(Protocol):
     def held(self) -> bool:
         """Whether it still is."""
 
-
-class FileLease:
-    """`flock` on a file beside the SQLite file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[str] = open(path, "a")  # noqa: SIM115  open as long as the lease is held
-        until = time.monotonic() + TAKE_TIMEOUT_S
-        while not _locked(self._file, fcntl.LOCK_EX):
-            if time.monotonic() > until:
-                self._file.close()
-                raise LeaseTakenError("")
-            time.sleep(0.002)
-
-    def release(self) -> None:
-        """Gives it back."""
-        self._file.close()
-
-    def held(self) -> bool:
-        """Whether it still is."""
-        return not self._file.closed
-
-    @staticmethod
-    def taken(path: Path) -> bool:
-        """Whether some process holds it."""
-        try:
-            with open(path) as file:
-                return not _locked(file, fcntl.LOCK_SH)  # those who look share it
-        except FileNotFoundError:
-            return False
-
-
-def _locked(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-class PostgresLease:
-    """A session's advisory lock on a connection of its own."""
-
-    KEY = "hashtextextended(:sweep, 0)"
-
-    def __init__(self, engine: sqlalchemy.Engine, sweep: str) -> None:
-        self._connection = engine.connect()
-        taken = sqlalchemy.text(f"SELECT pg_try_advisory_lock({self.KEY})")
-        if not self._connection.execute(taken, {"sweep": f"refsweep/{sweep}"}).scalar():
-            self._connection.close()
-            raise LeaseTakenError("")
-        self._connection.commit()
-
-    def release(self) -> None:
-        """Gives it back."""
-        self._connection.invalidate()
-        self._connection.close()
-
-    def held(self) -> bool:
-        """Whether it still is."""
-        try:
-            self._connection.execute(sqlalchemy.text("SELECT 1"))
-            self._connection.commit()
-        except sqlalchemy.exc.SQLAlchemyError:
-            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
-                self._connection.invalidate()
-            return False
-        return True
-
-    @classmethod
-    def taken(cls, engine: sqlalchemy.Engine, sweep: str) -> bool:
-        """Whether some session holds it: the server's own list says so."""
-        look = sqlalchemy.text(
-            "SELECT EXISTS (SELECT FROM pg_locks, pg_database,"  # noqa: S608  no input in it
-            f" (SELECT {cls.KEY} AS key) AS wanted"
-            " WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
-            " AND database = pg_database.oid AND datname = current_database()"
-            " AND classid::bigint = (key >> 32) & 4294967295 AND objid::bigint = key & 4294967295)"
-        )
-        with engine.connect() as connection:
-            return bool(connection.execute(look, {"sweep": f"refsweep/{sweep}"}).scalar())
+    def lost(self) -> bool:
+        """Whether it is known to be lost: costs nothing."""
 
 
 class SweepLease:
@@ -127,7 +44,9 @@ class SweepLease:
         self._thread = 0
 
     def take(self) -> None:
-        """Takes it. Raises LeaseTakenError when another process has it."""
+        """Takes it, instead of the one that we had. Raises LeaseTakenError when another process has it."""
+        if self._lease is not None:
+            self._lease.release()
         try:
             self._lease = FileLease(self._file) if self._file else PostgresLease(self._engine, self._sweep)
         except LeaseTakenError:
@@ -144,10 +63,14 @@ class SweepLease:
         """Whether we have it."""
         return self._lease is not None and self._lease.held()
 
+    def lost(self) -> bool:
+        """Whether we had it and are known to have lost it: costs nothing."""
+        return self._lease is not None and self._lease.lost()
+
     def taken(self) -> bool:
         """Whether some process has it."""
-        if self._lease is not None:
-            return self._lease.held()
+        if self.held():
+            return True
         return FileLease.taken(self._file) if self._file else PostgresLease.taken(self._engine, self._sweep)
 
     def refuse_if_taken(self) -> None:

@@ -19,19 +19,19 @@ from datetime import datetime
 from typing import Any, TypeVar, Unpack
 
 import optuna
-import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ...datasets.problems import InputError
+from ..spec.errors import LedgerUnavailableError
 from ..spec.locations import sqlite_path
-from .database import UnknownSweepError, first_line, is_full, open_storage
-from .lease import SweepLease
-from .quiet import quiet
+from .creating import SPEC, TERM, make_study
+from .database import LedgerAwayError, UnknownSweepError, first_line, is_full, open_for_reading, open_storage, reason
+from .held import HeldLedger
 from .records import SweepChanges, SweepRecord, SweepState, TrialChanges, TrialRecord, attributes
-from .sql import StudyWriter, as_stored, plain
+from .sql import as_stored, plain, taken_over
+from .stored import readable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,47 +39,32 @@ RETRY_TIMEOUT_S = 120.0  # how long a driver waits for a database that is away
 _INHERITED = ("config", "data")  # attributes that a retry takes over from the failed trial
 
 
-class Ledger:
+class Ledger(HeldLedger):
     """The record of one sweep. `trials` is what is stored, by number; it follows every write."""
-
-    def __init__(self, url: str, sweep: str, storage: RDBStorage, study_id: int) -> None:
-        self.url, self.sweep = url, sweep
-        self._storage, self._study_id = storage, study_id
-        self._lease = SweepLease(url, storage.engine, sweep)
-        self.directions: list[StudyDirection] = list(storage.get_study_directions(study_id))
-        self.refresh()
 
     @classmethod
     def create(cls, url: str, sweep: str, directions: Sequence[str], spec: Mapping[str, Any]) -> Ledger:
-        """The record of a sweep, made if it is new; `directions` are `max` or `min`, one an objective. A study without
-        a spec counts as not there."""
-        storage = open_storage(url, create=True)
-        way = [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in directions]
-        try:
-            with quiet():
-                study_id = storage.create_new_study(way, sweep)
-        except DuplicatedStudyError:
-            study_id = storage.get_study_id_from_name(sweep)
-            if "spec" not in storage.get_study_user_attrs(study_id):  # its creator died at once
-                storage.delete_study(study_id)
-                return cls.create(url, sweep, directions, spec)
-            return cls(url, sweep, storage, study_id)
-        ledger = cls(url, sweep, storage, study_id)
-        ledger.update_sweep(spec=dict(spec))
-        return ledger
+        """The record of a sweep, made if it is new; `directions` are `max` or `min`, one an objective."""
+        opened = open_storage(url, create=True)
+        attributes = {SPEC: dict(spec), "id": str(uuid.uuid4()), TERM: 0}
+        return cls(url, sweep, opened, make_study(opened.storage.engine, sweep, _ways(directions), attributes))
 
     @classmethod
-    def open(cls, url: str, sweep: str) -> Ledger:
-        """The record of a sweep that exists. Raises UnknownSweepError with the names there are."""
-        storage = open_storage(url, create=False)
+    def open(cls, url: str, sweep: str, *, readonly: bool = False) -> Ledger:
+        """The record of a sweep that exists; `readonly` needs no right to write. Raises UnknownSweepError with the
+        names there are."""
+        opened = open_for_reading(url) if readonly else open_storage(url, create=False)
         try:
-            ledger = cls(url, sweep, storage, storage.get_study_id_from_name(sweep))
-            if "spec" not in ledger._attributes:
-                raise KeyError(sweep)
-            return ledger
-        except KeyError:
-            names = ", ".join(sorted(s.study_name for s in storage.get_all_studies())) or "none"
-            raise UnknownSweepError(f"no sweep {sweep!r} in {url}; there are: {names}") from None
+            with readable(url):
+                study = opened.study(sweep)
+                if study is not None:
+                    return cls(url, sweep, opened, study)
+                names = ", ".join(opened.sweeps()) or "none"
+        except InputError:
+            opened.close()
+            raise
+        opened.close()
+        raise UnknownSweepError(f"no sweep {sweep!r} in {url}; there are: {names}")
 
     @classmethod
     def find(cls, url: str, sweep: str) -> Ledger | None:
@@ -88,47 +73,6 @@ class Ledger:
             return cls.open(url, sweep)
         except UnknownSweepError:
             return None
-
-    def close(self) -> None:
-        """Gives the lease back and closes connections."""
-        self._lease.release()
-        self._storage.remove_session()
-        self._storage.engine.dispose()
-
-    def refresh(self) -> None:
-        """Reads everything anew."""
-        self._attributes: dict[str, Any] = dict(self._storage.get_study_user_attrs(self._study_id))
-        self._record: SweepRecord | None = None
-        self.trials: list[FrozenTrial] = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        self._writer = StudyWriter(self._storage, self._study_id, self.trials)
-        self._searched = self._counted = 0
-
-    # -- lease -------------------------------------------------------------------------------------------
-
-    def take_lease(self) -> None:
-        """Becomes the sweep's only driver, in a new term. Raises LeaseTakenError when there is one."""
-        self._lease.take()
-        self.refresh()
-        self.update_sweep(id=self.record.id or str(uuid.uuid4()), term=self.record.term + 1)
-
-    def refuse_if_driven(self) -> None:
-        """Raises LeaseTakenError when there is a driver, before anything costly is started for another."""
-        self._lease.refuse_if_taken()
-
-    def has_driver(self) -> bool:
-        """Whether some process holds the lease."""
-        return self._lease.taken()
-
-    def still_ours(self) -> bool:
-        """Whether we hold the lease; takes it again and reads anew when a lost connection cost it. False while the
-        database is away. Raises LeaseTakenError when another driver has taken over."""
-        if self._lease.held():
-            return True
-        try:
-            self.take_lease()
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
-            return False
-        return True
 
     # -- the sweep ---------------------------------------------------------------------------------------
 
@@ -150,6 +94,12 @@ class Ledger:
         for key, value in attributes(changes).items():
             if key not in self._attributes or self._attributes[key] != value:
                 self._write_attribute(key, value)
+
+    def begin_anew(self, directions: Sequence[str], spec: Mapping[str, Any]) -> None:
+        """Becomes the record of another spec's sweep; there must be no trial."""
+        ways, forget = _ways(directions), ("data", "space", "halted", "halted_with", "spent", "forgiven")
+        self._write(lambda: self._writer.begin_anew(ways, {SPEC: dict(spec)}, forget))
+        self.refresh()
 
     def set_run_id(self, number: int, run_id: str) -> None:
         """Writes which MLflow run is a trial's. An attribute of the sweep: a finished trial takes no more, and MLflow
@@ -283,18 +233,26 @@ class Ledger:
     def _retried(self, what: Callable[[], T]) -> T:
         until, warned = time.monotonic() + RETRY_TIMEOUT_S, False
         while True:
+            self._file.check()
             try:
                 return what()
             except StorageInternalError as error:
                 path = sqlite_path(self.url)
                 if is_full(path, error):
-                    raise InputError(f"no space left on the disk of {path}") from error
+                    raise LedgerUnavailableError(f"no space left on the disk of {path}") from error
                 if time.monotonic() > until:
-                    raise
+                    raise LedgerAwayError(f"the ledger can't be written: {reason(path, error)}") from error
                 if not warned:
                     log.warning("the ledger is away, trying again for %g s: %s", RETRY_TIMEOUT_S, first_line(error))
                 warned = True
                 time.sleep(1.0)
                 # another thread's snapshot would be older than what the driver's has written meanwhile
                 if self._lease.taken_by_this_thread:
+                    before = self.overtaken
                     self.still_ours()
+                    if self.overtaken != before:  # what is to be written follows from what is no longer so
+                        raise taken_over() from error
+
+
+def _ways(directions: Sequence[str]) -> list[StudyDirection]:
+    return [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in directions]

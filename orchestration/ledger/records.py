@@ -43,6 +43,7 @@ class SweepRecord:
     id: str | None = None  # random, made with the ledger: names repeat, ids do not; None before its first driver
     term: int = 0  # raised whenever the lease is taken: what bears a lower one was written by an earlier driver
     data_fingerprint: str | None = None  # of the data that its first driver saw
+    space: Mapping[str, Sequence[str]] | None = None  # where its first driver searched, see `search.walks`
     state: SweepState = SweepState.STOPPED  # as its last driver left it
     halted: str | None = None  # why
     halted_with: Failure | None = None
@@ -60,6 +61,7 @@ class SweepRecord:
             id=attributes.get("id"),
             term=int(attributes.get("term", 0)),
             data_fingerprint=attributes.get("data"),
+            space=attributes.get("space"),
             state=SweepState(attributes.get("state", "stopped")),
             halted=attributes.get("halted"),
             halted_with=Failure.from_json(halted_with) if halted_with else None,
@@ -77,6 +79,7 @@ class SweepChanges(TypedDict, total=False):
     id: str
     term: int
     data_fingerprint: str
+    space: Mapping[str, Sequence[str]]
     state: SweepState
     halted: str | None
     halted_with: Failure | None
@@ -149,3 +152,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, StrEnum) else value
+
+
+def failed_alike(trials: Sequence[FrozenTrial], forgiven: int, failure: Failure) -> int:
+    """How many of the newest trials in a row, those up to number `forgiven` left out, failed where `failure` did."""
+    alike = 0
+    for trial in reversed(trials):
+        if trial.number <= forgiven or trial.state.name in ("COMPLETE", "PRUNED"):
+            break
+        last = TrialRecord.of(trial).failure
+        if last is None:
+            continue
+        if last.location_hash != failure.location_hash:
+            break
+        alike += 1
+    return alike

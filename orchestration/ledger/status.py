@@ -9,15 +9,22 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from .accounts import ACCOUNTS, account
-from .database import UnknownSweepError, sweeps_in
+from .database import open_for_reading
 from .forecast import forecast, planned_trials
 from .ledger import Ledger
 from .records import TrialRecord
-from .usage import HEARTBEAT_S, attempts_of, ended, settled
+from .stored import readable
+from .usage import HEARTBEAT_S, DriverRun, attempts_of, ended, settled
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
-    """How a sweep stands, in plain values: what `sweep status --json` prints."""
+    """How a sweep stands, in plain values: what `sweep status --json` prints. Raises LedgerUnavailableError where it
+    holds what no sweep writes."""
+    with readable(ledger.url):
+        return _status(ledger)
+
+
+def _status(ledger: Ledger) -> dict[str, Any]:
     best = ledger.best()
     return {
         "name": ledger.sweep,
@@ -48,8 +55,8 @@ def budget_status(ledger: Ledger, now_s: float | None) -> dict[str, Any]:
     """A sweep's time in plain values: hours of every account (`useful_hours` ...; device-hours of `unit`, gpu or cpu),
     what is used of each limit, and a forecast. `now_s`: seconds since 1970 while a driver runs, else None."""
     stored = ledger.record.drivers
-    if stored and now_s is not None and now_s - stored[-1].seen_s > 3 * HEARTBEAT_S:
-        now_s = None  # a driver that lives, but has not begun: the last one that began is gone
+    if stored and now_s is not None and not _runs(stored[-1], ledger.record.term, now_s):
+        now_s = None  # a driver that lives, but starts no trials: the last one that did has ended
     drivers = settled(stored, ledger.trials, now_s)
     usage = [(trial, ended(attempts_of(trial), drivers)) for trial in ledger.trials]
     known = account(drivers, usage)
@@ -67,12 +74,22 @@ def budget_status(ledger: Ledger, now_s: float | None) -> dict[str, Any]:
     }
 
 
+def _runs(last: DriverRun, term: int, now_s: float) -> bool:
+    """Whether the driver that lives is the last one that began; older entries say no term."""
+    if last.ended or (last.term is not None and last.term != term):
+        return False
+    return now_s - last.seen_s <= 3 * HEARTBEAT_S
+
+
 def list_sweeps(ledger_url: str) -> list[dict[str, Any]]:
     """Every sweep of a ledger, in short."""
     rows = []
-    for name in sweeps_in(ledger_url):
-        with contextlib.suppress(UnknownSweepError):
-            ledger = Ledger.open(ledger_url, name)
+    with contextlib.closing(open_for_reading(ledger_url)) as opened, readable(ledger_url):
+        for name in opened.sweeps():
+            study = opened.study(name)
+            if study is None:
+                continue  # deleted meanwhile
+            ledger = Ledger(ledger_url, name, opened, study)
             best = ledger.best()
             done = sum(t.state == TrialState.COMPLETE for t in ledger.trials)
             rows.append(
@@ -86,5 +103,4 @@ def list_sweeps(ledger_url: str) -> list[dict[str, Any]]:
                     "value": best.values[0] if best and best.values else None,
                 }
             )
-            ledger.close()
     return rows

@@ -21,7 +21,7 @@ KINDS: tuple[Kind, Kind] = ("gpu", "cpu")
 USAGE, DRIVERS = "usage", "drivers"
 SPENT = "spent"  # attribute of a sweep that a budget has stopped: which one, and the figures
 HEARTBEAT_S = 60.0  # between a driver's signs of life, each of them a write: a killed one's end is known to so much
-_OPTIONAL = ("training_began_s", "stopped", "lost_s", "rooms")  # keys that older entries lack
+_OPTIONAL = ("training_began_s", "stopped", "lost_s", "rooms", "term", "ended")  # keys that older entries lack
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class DriverRun:
     gpus: float  # of one slot
     cpus: float
     rooms: tuple[tuple[float, int], ...] | None = None  # (when, slots) of every change since then
+    term: int | None = None  # the driver's; None in older entries
+    ended: bool | None = None  # starts no more trials; None until then, and for good where it was killed
 
     @property
     def slots_now(self) -> int:

@@ -8,7 +8,7 @@ ran, over all resumes: a sweep that nobody drives uses none.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,18 +32,36 @@ class BudgetKeeper:
     """A driver's record of a sweep's time. Writes only what nobody could find out later."""
 
     def __init__(
-        self, limits: Budget, ledger: Ledger, devices: Devices, slots: int, clock: Callable[[], float] = time.time
+        self, limits: Budget, ledger: Ledger, devices: Devices, slots: int, clock: Callable[[], float] | None = None
     ) -> None:
-        """`devices` are one slot's; `clock` gives seconds since 1970."""
-        self.limits, self.ledger, self.devices, self.slots, self.clock = limits, ledger, devices, slots, clock
-        self._drivers: list[DriverRun] = settled(ledger.record.drivers, ledger.trials)
-        self._running = False
-        self._beaten_s = 0.0
+        """`devices` are one slot's; `clock` gives seconds since 1970 and is never put back or forward: the system's
+        clock as it is now, counted on from here."""
+        self.limits, self.ledger, self.devices, self.slots = limits, ledger, devices, slots
         self._live: dict[int, Attempt] = {}  # attempts that run
         self._unwritten: dict[int, Attempt] = {}  # attempts that have ended under this driver
-        past = [a for trial in ledger.trials for a in ended(attempts_of(trial), self._drivers)]
+        self._read()
+        self.clock = clock or _counted_on(self._drivers[-1].seen_s if self._drivers else 0.0)
+
+    def _read(self) -> None:
+        """What the ledger has of earlier drivers and of attempts that have ended."""
+        ledger = self.ledger
+        self._running, self._beaten_s = False, 0.0
+        self._drivers: list[DriverRun] = settled(ledger.record.drivers, ledger.trials)
+        past: list[Attempt] = []
+        for trial in ledger.trials:
+            attempts = attempts_of(trial)
+            past += ended(attempts[:-1] if trial.number in self._live else attempts, self._drivers)
         self._past = {kind: cost(past, kind) for kind in KINDS}
         self._past_wall_s = sum(d.wall_s for d in self._drivers)
+
+    def read_anew(self, gone: Iterable[int]) -> None:
+        """Another driver was here meanwhile: its time counts, and attempts at the trials `gone` are no longer ours."""
+        for number in gone:
+            self._live.pop(number, None)
+            self._unwritten.pop(number, None)
+        self._read()
+        if self._live:
+            self.begin()
 
     # -- the driver's own time ---------------------------------------------------------------------------
 
@@ -53,7 +71,14 @@ class BudgetKeeper:
             self._running = True
             now_s, devices = self.clock(), self.devices
             self._drivers.append(
-                DriverRun(began_s=now_s, seen_s=now_s, slots=self.slots, gpus=devices.gpus, cpus=devices.cpus)
+                DriverRun(
+                    began_s=now_s,
+                    seen_s=now_s,
+                    slots=self.slots,
+                    gpus=devices.gpus,
+                    cpus=devices.cpus,
+                    term=self.ledger.term,
+                )
             )
             self._write()
 
@@ -75,12 +100,13 @@ class BudgetKeeper:
     def end(self) -> None:
         """The driver starts no more trials."""
         if self._running:
-            self._write()
+            self._write(is_last=True)
             self._running = False
 
-    def _write(self) -> None:
+    def _write(self, *, is_last: bool = False) -> None:
         self._beaten_s = self.clock()
-        self._drivers[-1] = replace(self._drivers[-1], seen_s=self._beaten_s)
+        newest = replace(self._drivers[-1], seen_s=self._beaten_s, term=self.ledger.term, ended=is_last or None)
+        self._drivers[-1] = newest
         self.ledger.update_sweep(drivers=self._drivers)
 
     # -- attempts ----------------------------------------------------------------------------------------
@@ -144,8 +170,8 @@ class BudgetKeeper:
         if last is None:  # its driver is gone: what it left in storage may be newer than what it told the ledger
             known = ended(attempts, self._drivers)[-1]
             assert known.ended_s is not None
-            told_s = history[-1]["time_ms"] / 1000 if history else 0.0
-            last = replace(known, ended_s=max(known.ended_s, min(told_s, self.clock())))
+            told_s = min(_told_s(history, known.ended_s), self.clock())
+            last = replace(known, ended_s=max(known.ended_s, told_s))
             self._add(replace(last, began_s=known.ended_s))
         return [*attempts[:-1], last]
 
@@ -178,3 +204,17 @@ class BudgetKeeper:
             if used[name] >= limits[name]
         ]
         return "; ".join(over) or None
+
+
+def _counted_on(least_s: float) -> Callable[[], float]:
+    """Seconds since 1970 by the system's clock as it is now, counted on from there: whoever sets it neither spends a
+    budget nor gives hours back. Never before `least_s`, when an earlier driver was seen by a clock that went ahead."""
+    offset_s = max(time.time(), least_s) - time.monotonic()
+    return lambda: time.monotonic() + offset_s
+
+
+def _told_s(history: Sequence[Mapping[str, Any]], known_s: float) -> float:
+    """When a trial was last seen by its own host's clock. After `known_s` it has trained no longer than the epochs
+    took that have ended since: a clock that was set says otherwise."""
+    since = [entry for entry in history if entry["time_ms"] / 1000 > known_s]
+    return min(since[-1]["time_ms"] / 1000, known_s + sum(float(e["seconds"]) for e in since)) if since else 0.0

@@ -7,17 +7,16 @@ driver adopts RUNNING trials from their newest checkpoints and the sweep ends as
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from ...trainables.training.checkpoints import Checkpoint, Checkpoints
 from ..ledger.failure import FailedAttempt, Failure
 from ..ledger.ledger import Ledger
-from ..ledger.records import TrialRecord
+from ..ledger.records import TrialRecord, failed_alike
 from ..ledger.usage import devices_of
 from ..spec.schema import SweepSpec
 from .asking import PinnedTrial, Space, propose
@@ -25,20 +24,8 @@ from .budget import BudgetKeeper
 from .discovery import make_pruner, make_sampler
 from .failures import decide
 from .protocol import Action, Assignment, NoTrial, Report, Room, Verdict
+from .protocol import Observer as Observer
 from .recorder import Recorder
-
-
-class Observer(Protocol):
-    """Watches a driver: the MLflow tracker, the live view."""
-
-    def attached(self, driver: Driver) -> None:
-        """The driver is ready to begin."""
-
-    def trial_changed(self, number: int) -> None:
-        """A trial's record has changed."""
-
-    def ticked(self) -> None:
-        """A moment has passed: several a second while the sweep runs."""
 
 
 class Driver:
@@ -56,10 +43,10 @@ class Driver:
         data_uri: str | None = None,
         data_fingerprint: str = "none",
         observers: Sequence[Observer] = (),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """`epochs` are those of each trial; `posthoc` are Config fields that every trial gets beside what the space
-        gives; `clock` gives seconds since 1970."""
+        gives; `clock` is the budget's, see `BudgetKeeper`."""
         self.spec, self.ledger, self.space, self.epochs = spec, ledger, space, epochs
         self.posthoc = dict(posthoc)
         self.data_uri, self.data_fingerprint = data_uri, data_fingerprint
@@ -71,6 +58,7 @@ class Driver:
         )
         self._recorder = Recorder(spec, ledger, make_pruner(spec, epochs), self.budget, self._changed)
         self._stopping = False
+        self._overtaken = ledger.overtaken
         self._waiting: deque[int] = deque(t.number for t in ledger.running())
         self._progressed: set[int] = set()
         for observer in self.observers:
@@ -86,6 +74,7 @@ class Driver:
         """What to do with a free slot. Raises LeaseTakenError when another driver has taken over."""
         if not self.ledger.still_ours():
             return NoTrial.WAIT
+        self._follow()
         while not self.must_stop():
             if self._waiting:
                 adopted = self._adopt(self._waiting.popleft())
@@ -204,13 +193,31 @@ class Driver:
         self._stopping = True
 
     def tick(self) -> None:
-        """A moment has passed: the backend calls this several times a second."""
+        """A moment has passed: the backend calls this several times a second. Raises LeaseTakenError when another
+        driver has taken over, LedgerLostError when the ledger is gone."""
+        self.ledger.watch()
+        self._follow()
         self.budget.heartbeat()
         for observer in self.observers:
             observer.ticked()
 
+    def _follow(self) -> None:
+        """Takes over what another driver has left that was here while our lease was lost: trials that it ended or
+        started again are no longer ours."""
+        if self.ledger.overtaken == self._overtaken:
+            return
+        self._overtaken, ledger = self.ledger.overtaken, self.ledger
+        running = {t.number: TrialRecord.of(t).attempt for t in ledger.running()}
+        gone = [number for number, attempt in self.live.items() if running.get(number) != attempt]
+        for number in gone:
+            del self.live[number]
+        self._waiting = deque(number for number in running if number not in self.live)
+        self.halted = ledger.record.halted
+        self.budget.read_anew(gone)
+
     def on_result(self, report: Report) -> Verdict:
         """A trial has reported. What an earlier attempt still says is ignored."""
+        self._follow()
         number = report.number
         if self.live.get(number) != report.attempt:
             return Verdict.END
@@ -265,16 +272,7 @@ class Driver:
 
     def _halt_if_all_fail_alike(self, failure: Failure) -> None:
         """The same traceback in so many trials in a row is not bad luck."""
-        alike = 0
-        for trial in reversed(self.ledger.trials):
-            if trial.number <= self.ledger.record.forgiven or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                break
-            last = TrialRecord.of(trial).failure
-            if last is None:
-                continue
-            if last.location_hash != failure.location_hash:
-                break
-            alike += 1
+        alike = failed_alike(self.ledger.trials, self.ledger.record.forgiven, failure)
         if alike >= self.spec.retry.halt_after_same_error:
             self.halt(f"{alike} trials in a row ended with the same error: {failure.message}", failure)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from ..ledger.failure import Failure
 
@@ -30,6 +30,19 @@ class Room:
     gpus_per_worker: float = 0.0
     workers: int = 1  # at the same time, of all trials together
     arithmetic: str = ""  # how these follow from the nodes, in words
+
+
+class Observer(Protocol):
+    """Watches a driver: the MLflow tracker, the live view."""
+
+    def attached(self, driver: Any) -> None:
+        """The driver is ready to begin."""
+
+    def trial_changed(self, number: int) -> None:
+        """A trial's record has changed."""
+
+    def ticked(self) -> None:
+        """A moment has passed: several a second while the sweep runs."""
 
 
 # -- actions: what a backend is to do --------------------------------------------------------------------

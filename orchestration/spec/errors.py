@@ -10,7 +10,15 @@ class WorkFailedError(Exception):
 
 
 class LedgerUnavailableError(InputError):
-    """The database of a ledger can't be opened: the server is away, refuses this user, or the file is damaged."""
+    """The database of a ledger can't be used: the server is away, refuses this user, or the file is damaged."""
+
+
+class LedgerLostError(LedgerUnavailableError):
+    """What a driver has written is gone: the ledger's file was deleted or replaced, or the server went back in time."""
+
+
+class LeaseTakenError(InputError):
+    """Another driver runs this sweep."""
 
 
 class StopRequestedError(Exception):

@@ -21,3 +21,19 @@ def check_url(url: str) -> str:
 def sqlite_path(url: str) -> Path | None:
     """The absolute path of a SQLite database; None for the URL of a server."""
     return Path(url.removeprefix("sqlite:///")).absolute() if url.startswith("sqlite:///") else None
+
+
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs name one database: one file, or one name on one server. Drivers and users are no difference."""
+    first, second = sqlite_path(one), sqlite_path(other)
+    if first is not None or second is not None:
+        return first is not None and second is not None and first.resolve() == second.resolve()
+    a, b = urlsplit(one), urlsplit(other)
+    kinds = {parts.scheme.partition("+")[0] for parts in (a, b)}
+    places = {((p.hostname or "localhost").lower(), _port(p.netloc), p.path.strip("/")) for p in (a, b)}
+    return kinds <= {"postgresql", "postgres"} and len(places) == 1
+
+
+def _port(place: str) -> str:
+    port = place.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+    return port or "5432"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from ...datasets.problems import InputError
-from .locations import check_url
+from .locations import check_url, same_database
 
 
 class _Part(BaseModel):
@@ -190,6 +190,8 @@ def location_problems(spec: SweepSpec) -> list[str]:
             check_url(spec.ledger)
         except InputError as error:
             problems.append(f"ledger: {str(error).removeprefix('ledger ')}")
+    if spec.tracking_uri is not None and same_database(spec.ledger_url, spec.tracking_uri):
+        problems.append(f"tracking: must be another database than the ledger, got {spec.tracking_uri} for both")
     if spec.tracking is not None and "@" in spec.tracking.partition("://")[2].partition("/")[0]:
         problems.append(
             "tracking: must hold no user or password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

@@ -33,7 +33,7 @@ class Tracker:
         """Tries again `retry_s` after MLflow was away. Waits `pause_s` for more changes, to upload them together."""
         self.projector, self.retry_s, self.pause_s = projector, retry_s, pause_s
         self.problem: str | None = None
-        self._finishing = threading.Event()
+        self._finishing, self._abandoned = threading.Event(), threading.Event()
         self._changed: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # numbers of trials; None: the end
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
@@ -68,6 +68,12 @@ class Tracker:
             return False
         return True
 
+    def abandon(self) -> None:
+        """Uploads nothing more: the sweep is another driver's by now."""
+        self._abandoned.set()
+        self._finishing.set()
+        self._changed.put(None)
+
     def _work(self) -> None:
         waiting: set[int] = set()
         started = ended = False
@@ -76,11 +82,15 @@ class Tracker:
             if not ended and not self.problem:
                 self._finishing.wait(self.pause_s)
                 ended = self._collect(waiting, 0)
+            if self._abandoned.is_set():
+                return
             try:
                 if not started:
                     self.projector.sweep("running")
                     started = True
                 for number in sorted(waiting):
+                    if self._abandoned.is_set():
+                        return
                     self.projector.trial(number)
                     waiting.discard(number)
                 self.problem = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.tune.execution import class_cache
 from refsweep.datasets.problems import InputError
-from refsweep.orchestration.execution import tune as executor
+from refsweep.orchestration.execution.tune_environment import tune_environment
 from refsweep.orchestration.jobs.package import check_places
 from refsweep.orchestration.spec.credentials import holds_password, looks_secret, names_needed, plain_settings
 from refsweep.tests.orchestration.jobs.answers import spec_of
@@ -99,7 +99,7 @@ def test_tune_copies_no_secret_into_what_ray_logs(monkeypatch: pytest.MonkeyPatc
         return str(class_cache._ActorClassCache().get(type("Any", (), {}))._default_options)
 
     assert copied().count("hunter2") == 4, "Ray's own way: this test can fail"
-    with executor._tune_environment():
+    with tune_environment():
         assert "hunter2" not in copied()
         assert "'runtime_env': {}" in copied(), "an actor with one of its own starts in a new process"
     assert copied().count("hunter2") == 4
