@@ -22,7 +22,9 @@ from .spec.check import epochs_of, trainable_problems
 from .spec.data import data_of, prepare_data
 from .spec.errors import StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
-from .spec.read import differences, draft_spec, make_spec, override, settle
+from .spec.locations import check_tracking
+from .spec.places import place_problems
+from .spec.read import Draft, differences, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector
 from .tracking.tracker import Tracker
@@ -47,8 +49,12 @@ class Outcome:
 def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     """A spec from plain values: its fields, its trainable, its search. Raises InputError with every problem at once,
     `where` first."""
-    draft = draft_spec(content)
+    return _checked(draft_spec(content), where, place_problems)
+
+
+def _checked(draft: Draft, where: str, places: Callable[[SweepSpec], list[str]]) -> SweepSpec:
     if draft.spec is not None:
+        draft.add(places(draft.spec))
         draft.add(trainable_problems(draft.spec))
         draft.add(search_problems(draft.spec))
     return draft.accepted(where)
@@ -60,8 +66,10 @@ def open_sweep(spec: SweepSpec) -> Sweep:
 
     Raises InputError with the differences where the ledger holds another spec under the name.
     """
-    spec = settle(spec)
+    by_rule, spec = spec.tracking is None, settle(spec)
     ledger = Ledger.find(spec.ledger_url, spec.name)
+    if ledger is not None and by_rule:  # the record comes before the environment
+        spec = spec.model_copy(update={"tracking": ledger.record.spec.get("tracking")})
     sweep = Sweep(spec, ledger)
     try:
         if ledger is not None:
@@ -72,16 +80,30 @@ def open_sweep(spec: SweepSpec) -> Sweep:
     return sweep
 
 
-def find_sweep(ledger_url: str, name: str) -> Sweep:
-    """A sweep by name, with the spec it was started with. Raises UnknownSweepError."""
+def find_sweep(ledger_url: str, name: str, tracking: str | None = None) -> Sweep:
+    """A sweep by name, with the spec it was started with. Raises UnknownSweepError, and InputError for a `tracking`
+    that is not the sweep's."""
     ledger = Ledger.open(ledger_url, name)
-    return Sweep(make_spec(ledger.record.spec), ledger)
+    sweep = Sweep(make_spec(ledger.record.spec), ledger)
+    try:
+        if tracking is not None:
+            given = settle(sweep.spec.model_copy(update={"tracking": check_tracking(tracking, "--tracking")}))
+            _refuse_differences(ledger, sweep.spec.model_copy(update={"tracking": given.tracking}))
+    except InputError:
+        sweep.close()
+        raise
+    return sweep
 
 
 def _refuse_differences(ledger: Ledger, spec: SweepSpec) -> None:
-    changed = differences(ledger.record.spec, spec.as_json())
+    known = {**ledger.record.spec}
+    if known.get("tracking") is None and spec.tracking == make_spec(known).tracking_uri:
+        known["tracking"] = spec.tracking  # the default, written out
+    changed = differences(known, spec.as_json())
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
+        if any(line.startswith(("storage:", "ledger:", "tracking:")) for line in changed):
+            lines += f"\nfor a sweep that was moved: `refsweep sweep adopt {spec.name}` with its places"
         raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
 
 
@@ -114,7 +136,8 @@ class Sweep:
     def change(self, changes: Sequence[str]) -> None:
         """Takes `a.b=value` changes of its spec and checks the whole of it. Raises InputError for what may not change
         and with everything that is wrong."""
-        spec = check_spec(override(self.ledger.record.spec, changes))
+        draft = draft_spec(override(self.ledger.record.spec, changes))
+        spec = _checked(draft, "spec", lambda _: [])  # its places can't change
         _refuse_differences(self.ledger, spec)
         self.spec = spec
 
