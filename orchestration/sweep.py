@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from .execution.stopping import stop_requests
 from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
+from .search.check import NO_GPU_HOURS
+from .search.check import new_problems as new_search_problems
 from .search.check import problems as search_problems
+from .search.check import warnings as search_warnings
 from .search.driver import Driver, Observer
 from .search.protocol import STOP_MARK
 from .search.spaces import search_space
@@ -32,6 +36,7 @@ from .tracking.tracker import Tracker
 if TYPE_CHECKING:
     from .registry.requirements import ServingProcess
 
+log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
 
@@ -49,12 +54,18 @@ class Outcome:
 def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     """A spec from plain values: its fields, its trainable, its search. Raises InputError with every problem at once,
     `where` first."""
-    return _checked(draft_spec(content), where, place_problems)
-
-
-def _checked(draft: Draft, where: str, places: Callable[[SweepSpec], list[str]]) -> SweepSpec:
+    draft = draft_spec(content)
     if draft.spec is not None:
-        draft.add(places(draft.spec))
+        draft.add(place_problems(draft.spec))
+        draft.add(new_search_problems(draft.spec))
+    spec = _checked(draft, where)
+    for line in search_warnings(spec):
+        log.warning("%s", line)
+    return spec
+
+
+def _checked(draft: Draft, where: str) -> SweepSpec:
+    if draft.spec is not None:
         draft.add(trainable_problems(draft.spec))
         draft.add(search_problems(draft.spec))
     return draft.accepted(where)
@@ -137,7 +148,7 @@ class Sweep:
         """Takes `a.b=value` changes of its spec and checks the whole of it. Raises InputError for what may not change
         and with everything that is wrong."""
         draft = draft_spec(override(self.ledger.record.spec, changes))
-        spec = _checked(draft, "spec", lambda _: [])  # its places can't change
+        spec = _checked(draft, "spec")  # what new sweeps alone are refused for, it began with
         _refuse_differences(self.ledger, spec)
         self.spec = spec
 
@@ -163,15 +174,18 @@ class Sweep:
         `resuming` tries again what had halted it; `retry_failed` gives every failed trial a successor. Raises
         InputError before any trial has started, LeaseTakenError while another driver runs it.
         """
-        if self._ledger is not None:
-            self._ledger.refuse_if_driven()
         space = search_space(self.spec.trainable)
-        data_uri, data_fingerprint = prepare_data(self.spec)
+        # a sweep that has begun can be stopped while its data is read; of a new one nothing is written before
+        checked = prepare_data(self.spec) if self._ledger is None else None
         ledger = self._take_lease()
-        self._refuse_other_data(data_fingerprint)
         with stop_requests(sweep_folder(self.spec)) as stop_requested:
             try:
-                room = backend.room(self.spec, stop_requested)
+                with stop_requested.at_once():
+                    data_uri, data_fingerprint = checked or prepare_data(self.spec)
+                    self._refuse_other_data(data_fingerprint)
+                    room = backend.room(self.spec, stop_requested)
+                if self.spec.budget.gpu_hours is not None and not room.gpus_per_worker:
+                    raise InputError(f"budget.gpu_hours: {NO_GPU_HOURS}")
             except StopRequestedError:
                 ledger.update_sweep(state=SweepState.STOPPED)
                 return Outcome(SweepState.STOPPED)

@@ -60,7 +60,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train once, without a search. Ctrl-C writes a checkpoint; the same command continues from it."""
+    """Train once, without a search. Ctrl-C or SIGTERM writes a checkpoint; the same command continues from it."""
     from ..train import train_once
 
     result = train_once(trainable, data, folder, sets or [], device, tell)

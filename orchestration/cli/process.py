@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -15,6 +16,9 @@ from ...datasets.problems import InputError
 from ...datasets.storage.store import is_disk_full
 from ..spec.errors import WorkFailedError
 from .output import drop, safe, say, tell
+
+# what is wrong with a place, not with us
+_PLACE = {getattr(errno, n) for n in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")}
 
 
 def exit_code(work: Callable[[], object]) -> int:
@@ -50,6 +54,8 @@ def run_to_exit(work: Callable[[], object]) -> tuple[int, str]:
 def _unexpected(error: Exception) -> tuple[int, str]:
     if is_disk_full(error):
         return 2, f"no space left on the disk: {error}"
+    if isinstance(error, OSError) and error.errno in _PLACE and error.filename is not None:
+        return 2, f"{error.strerror}: {error.filename}"
     if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
         return 2, "the folder in which this command runs is gone"
     if _is_ledger_away(error):

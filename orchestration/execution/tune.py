@@ -173,6 +173,8 @@ class _Bridge:
     def suggest(self, trial_id: str) -> Any:
         if len(self.driver.live) >= self.driver.room.slots:
             return None
+        if self.stop_requested():  # a trial that starts now would end before the next tick
+            self.driver.request_stop()
         action = self.driver.next_action()
         if isinstance(action, NoTrial):
             return Searcher.FINISHED if action is NoTrial.FINISHED else None

@@ -93,8 +93,13 @@ def test_processes_import_what_trials_need_nothing_serves_nobody_and_nothing_is_
     started = json.loads(run(STARTED, **home).splitlines()[-1])
     modes = ["0o700", "0o600"]
     assert started == {
-        "loaded": preloaded("toy"), "servers": [], "raylets": 1, "restored": True,
-        "modes": modes, "sessions": 1, "left": [],
+        "loaded": preloaded("toy"),
+        "servers": [],
+        "raylets": 1,
+        "restored": True,
+        "modes": modes,
+        "sessions": 1,
+        "left": [],
     }
 
 
