@@ -17,6 +17,7 @@ from ...datasets.storage.store import is_disk_full
 from ..spec.errors import WorkFailedError
 from .output import drop, safe, say, tell
 
+_TYPER_INTERRUPTED = 130
 # what is wrong with a place, not with us
 _PLACE = {getattr(errno, n) for n in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP")}
 
@@ -36,7 +37,9 @@ def run_to_exit(work: Callable[[], object]) -> tuple[int, str]:
         work()
         sys.stdout.flush()
     except SystemExit as error:  # how typer ends
-        return (error.code if isinstance(error.code, int) else int(error.code is not None)), ""
+        if error.code != _TYPER_INTERRUPTED:
+            return (error.code if isinstance(error.code, int) else int(error.code is not None)), ""
+        code, message = 1, "interrupted"
     except InputError as error:
         code, message = 2, str(error)
     except WorkFailedError as error:

@@ -81,17 +81,23 @@ def _holds_sockets(folder: str) -> bool:
 
 def make_token() -> None:
     """Makes the token of a Ray on this machine where there is none, for this user alone: Ray itself would let everyone
-    read it."""
+    read it. Without a home that can be written, it is in the environment of this process and of those it starts."""
     named = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if os.environ.get(name)]
     if named or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
-    path = Path.home() / ".ray" / "auth_token"
-    with contextlib.suppress(OSError):  # no home that can be written: Ray says so
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with open(made, "w") as file:
-                file.write(secrets.token_hex(32))
-        found = path.lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
-            path.chmod(0o600)  # an earlier Ray's
+    token = secrets.token_hex(32)
+    try:
+        _write_token(Path.home() / ".ray" / "auth_token", token)
+    except (OSError, RuntimeError):
+        os.environ["RAY_AUTH_TOKEN"] = token
+
+
+def _write_token(path: Path, token: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with open(made, "w") as file:
+            file.write(token)
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
+        path.chmod(0o600)  # an earlier Ray's

@@ -14,13 +14,15 @@ from .schema import SweepSpec
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # what a storage folder holds beside the folders of sweeps
 _RESERVED = re.compile(r"(ledger|mlflow)\.db([.-].*)?|made|mlartifacts")
+# of MLflow's client, those that it can't do without
+_NUMBERS = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def place_problems(spec: SweepSpec) -> list[str]:
     """What is wrong with a new sweep's name and with where it keeps things, each `path: problem`."""
-    problems = []
+    problems = environment_problems()
     if _RESERVED.fullmatch(spec.name):
         problems.append(f"name: must not be ledger.db, mlflow.db, made or mlartifacts, got {spec.name!r}")
     places = {"storage": spec.storage}
@@ -99,12 +101,24 @@ def _file_problem(path: os.PathLike[str], *, folder: bool) -> str | None:
     return None
 
 
+def environment_problems() -> list[str]:
+    """Variables that MLflow's client could not read, each `NAME: problem`."""
+    return [
+        f"{name}: must be a whole number, got {os.environ[name]!r}"
+        for name in _NUMBERS
+        if name in os.environ and not re.fullmatch(r"\s*\d+\s*", os.environ[name])
+    ]
+
+
 def tracking_by_rule(*given: str | None) -> str | None:
     """Where MLflow is: the first of `given` that is not None (the sweep's record, `--tracking`, the spec, in this
     order), else MLFLOW_TRACKING_URI, else None, which is `sqlite:///<storage>/mlflow.db`.
 
-    Raises InputError for a variable that can't be used.
+    Raises InputError for variables that can't be used.
     """
+    problems = environment_problems()
+    if problems:
+        raise InputError("\n".join(problems))
     for place in given:
         if place is not None:
             return place

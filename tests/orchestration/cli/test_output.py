@@ -25,6 +25,7 @@ from refsweep.orchestration.cli.output import safe, show, table
 from refsweep.orchestration.cli.summary import summary
 from refsweep.orchestration.cli.sweep import _why_it_ended
 from refsweep.orchestration.jobs.protocol import Ended, event_line, event_of
+from refsweep.orchestration.ledger import database, ledger
 from refsweep.orchestration.ledger.failure import Failure
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, Report
@@ -191,6 +192,23 @@ def test_a_ledger_that_stays_locked_is_one_line(capsys: pytest.CaptureFixture[st
     )
 
 
+def test_a_driver_whose_ledger_another_process_keeps_locked_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(database, "SQLITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(ledger, "RETRY_TIMEOUT_S", 0.2)
+    driver = toy_driver(tmp_path, trials=3, pruner="none")
+    other = sqlite3.connect(tmp_path / "ledger.db")
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        assert process.exit_code(driver.next_action) == 2
+    finally:
+        other.close()
+        driver.ledger.close()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("refsweep: ")]
+    assert lines == ["refsweep: the ledger can't be used: (sqlite3.OperationalError) database is locked"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_stop_ends_any_command_alike(number: int, capsys: pytest.CaptureFixture[str]):
     before = signal.getsignal(signal.SIGINT)
@@ -200,6 +218,7 @@ def test_a_signal_to_stop_ends_any_command_alike(number: int, capsys: pytest.Cap
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "refsweep: interrupted\n"
+    assert process.exit_code(lambda: fails(SystemExit(130))) == 1, "what typer makes of it"
 
 
 def test_json_holds_the_text_as_it_is(capsys: pytest.CaptureFixture[str]):

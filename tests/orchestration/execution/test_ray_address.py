@@ -137,6 +137,15 @@ def test_the_token_is_for_this_user_alone(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_without_a_home_the_token_is_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    ray_address.make_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
 KILLED = """
 import os, signal, sys
 from refsweep.orchestration.execution.scratch import own_folder

@@ -258,6 +258,14 @@ def test_a_sweep_that_recorded_no_mlflow_keeps_its_own_whatever_the_environment_
         tracking_of(tracking="none")
 
 
+@pytest.mark.parametrize("name", ["MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+def test_a_setting_that_mlflow_could_not_read_is_named(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(name, "soon")
+    assert problem_of() == f"{name}: must be a whole number, got 'soon'"
+    monkeypatch.setenv(name, "5")
+    check_spec(LEAST)
+
+
 def test_on_object_storage_the_environment_may_say_where_mlflow_is(monkeypatch: pytest.MonkeyPatch):
     fields = {"storage": "s3://b", "ledger": "postgresql://db/s"}
     assert problem_of(**fields) == "tracking: must be given with s3:// storage"
