@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from .execution.stopping import stop_requests
 from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
+from .search.check import NO_GPU_HOURS
+from .search.check import new_problems as new_search_problems
 from .search.check import problems as search_problems
+from .search.check import warnings as search_warnings
 from .search.driver import Driver, Observer
 from .search.protocol import STOP_MARK, Room
 from .search.spaces import search_space
@@ -23,7 +27,9 @@ from .spec.check import epochs_of, trainable_problems
 from .spec.data import data_of, prepare_data
 from .spec.errors import LeaseTakenError, LedgerUnavailableError, StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
-from .spec.read import differences, draft_spec, make_spec, override, settle
+from .spec.locations import check_tracking
+from .spec.places import place_problems
+from .spec.read import Draft, differences, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector
 from .tracking.tracker import Tracker
@@ -31,6 +37,7 @@ from .tracking.tracker import Tracker
 if TYPE_CHECKING:
     from .registry.requirements import ServingProcess
 
+log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
 PROBE = "WRITABLE"  # written to a new sweep's folder and deleted again
@@ -51,6 +58,16 @@ def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     `where` first."""
     draft = draft_spec(content)
     if draft.spec is not None:
+        draft.add(place_problems(draft.spec))
+        draft.add(new_search_problems(draft.spec))
+    spec = _checked(draft, where)
+    for line in search_warnings(spec):
+        log.warning("%s", line)
+    return spec
+
+
+def _checked(draft: Draft, where: str) -> SweepSpec:
+    if draft.spec is not None:
         draft.add(trainable_problems(draft.spec))
         draft.add(search_problems(draft.spec))
     return draft.accepted(where)
@@ -62,8 +79,10 @@ def open_sweep(spec: SweepSpec) -> Sweep:
 
     Raises InputError with the differences where the ledger holds another spec under the name.
     """
-    spec = settle(spec)
+    by_rule, spec = spec.tracking is None, settle(spec)
     ledger = Ledger.find(spec.ledger_url, spec.name)
+    if ledger is not None and by_rule:  # the record comes before the environment
+        spec = spec.model_copy(update={"tracking": ledger.record.spec.get("tracking")})
     sweep = Sweep(spec, ledger)
     try:
         if ledger is not None:
@@ -74,17 +93,36 @@ def open_sweep(spec: SweepSpec) -> Sweep:
     return sweep
 
 
-def find_sweep(ledger_url: str, name: str, *, readonly: bool = False) -> Sweep:
-    """A sweep by name, with the spec it was started with; `readonly` only to look at it. Raises UnknownSweepError."""
+def find_sweep(ledger_url: str, name: str, tracking: str | None = None, *, readonly: bool = False) -> Sweep:
+    """A sweep by name, with the spec it was started with; `readonly` only to look at it. Raises UnknownSweepError, and
+    InputError for a `tracking` that is not the sweep's."""
     ledger = Ledger.open(ledger_url, name, readonly=readonly)
-    return Sweep(make_spec(ledger.record.spec), ledger)
+    sweep = Sweep(make_spec(ledger.record.spec), ledger)
+    try:
+        if tracking is not None:
+            given = settle(sweep.spec.model_copy(update={"tracking": check_tracking(tracking, "--tracking")}))
+            _refuse_differences(ledger, sweep.spec.model_copy(update={"tracking": given.tracking}))
+    except InputError:
+        sweep.close()
+        raise
+    return sweep
+
+
+def _changes(ledger: Ledger, spec: SweepSpec) -> list[str]:
+    """How a spec differs from the one that a sweep's record holds."""
+    known = {**ledger.record.spec}
+    if known.get("tracking") is None and spec.tracking == make_spec(known).tracking_uri:
+        known["tracking"] = spec.tracking  # the default, written out
+    return differences(known, spec.as_json())
 
 
 def _refuse_differences(ledger: Ledger, spec: SweepSpec) -> None:
     """Raises InputError where a sweep's spec is another than that of its trials; one without trials takes it."""
-    changed = differences(ledger.record.spec, spec.as_json())
+    changed = _changes(ledger, spec)
     if changed and (ledger.trials or ledger.sweep != spec.name):
         lines = "\n".join(f"  {line}" for line in changed)
+        if any(line.startswith(("storage:", "ledger:", "tracking:")) for line in changed):
+            lines += f"\nfor a sweep that was moved: `refsweep sweep adopt {spec.name}` with its places"
         raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
 
 
@@ -117,7 +155,8 @@ class Sweep:
     def change(self, changes: Sequence[str]) -> None:
         """Takes `a.b=value` changes of its spec and checks the whole of it. Raises InputError for what may not change
         and with everything that is wrong."""
-        spec = check_spec(override(self.ledger.record.spec, changes))
+        draft = draft_spec(override(self.ledger.record.spec, changes))
+        spec = _checked(draft, "spec")  # what new sweeps alone are refused for, it began with
         _refuse_differences(self.ledger, spec)
         self.spec = spec
 
@@ -143,18 +182,20 @@ class Sweep:
         `resuming` tries again what had halted it; `retry_failed` gives every failed trial a successor. Raises
         InputError before any trial has started, LeaseTakenError while another driver runs it.
         """
-        if self._ledger is not None:
-            self._ledger.refuse_if_driven()
         space = search_space(self.spec.trainable)
         searched = space_record(space.space, self.spec.fixed)
-        data_uri, data_fingerprint = prepare_data(self.spec)
+        # a sweep that has begun can be stopped while its data is read; of a new one nothing is written before
+        checked = prepare_data(self.spec) if self._ledger is None else None
         room = self._check_places(backend)
         ledger = self._take_lease()
-        self._refuse_other_data(data_fingerprint)
-        self._refuse_other_space(searched)
         with stop_requests(sweep_folder(self.spec)) as stop_requested:
             try:
-                room = room or backend.room(self.spec, stop_requested)
+                with stop_requested.at_once():
+                    data_uri, data_fingerprint = checked or prepare_data(self.spec)
+                    self._refuse_other_data(data_fingerprint)
+                    self._refuse_other_space(searched)
+                    room = room or backend.room(self.spec, stop_requested)
+                self._refuse_gpu_hours(room)
             except StopRequestedError:
                 ledger.update_sweep(state=SweepState.STOPPED)
                 return Outcome(SweepState.STOPPED)
@@ -196,7 +237,15 @@ class Sweep:
             folder.delete(PROBE)
         except OSError as error:
             raise InputError(f"storage: {folder.uri} can't be written: {error}") from error
-        return None if self.spec.resources.wait_s else backend.room(self.spec, lambda: False)
+        if self.spec.resources.wait_s:
+            return None
+        room = backend.room(self.spec, lambda: False)
+        self._refuse_gpu_hours(room)
+        return room
+
+    def _refuse_gpu_hours(self, room: Room) -> None:
+        if self.spec.budget.gpu_hours is not None and not room.gpus_per_worker:
+            raise InputError(f"budget.gpu_hours: {NO_GPU_HOURS}")
 
     def _take_lease(self) -> Ledger:
         modes = [o.mode for o in self.spec.objectives]
@@ -204,7 +253,7 @@ class Sweep:
             self._ledger = Ledger.create(self.spec.ledger_url, self.spec.name, modes, self.spec.as_json())
         self._ledger.take_lease()
         _refuse_differences(self._ledger, self.spec)  # another process may have made or changed it meanwhile
-        if differences(self._ledger.record.spec, self.spec.as_json()):
+        if _changes(self._ledger, self.spec):
             self._ledger.begin_anew(modes, self.spec.as_json())
         return self._ledger
 

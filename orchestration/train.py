@@ -17,8 +17,30 @@ from ..trainables import coercion, discovery
 from ..trainables.training.checkpoints import Checkpoints
 from ..trainables.training.config import config_hash
 from ..trainables.training.loop import NonFiniteError, Stopped, Training
+from .execution.stopping import stop_signals
 from .spec.errors import WorkFailedError
+from .spec.places import folder_problem
 from .spec.read import override
+
+
+def _run(training: Training, tell: Callable[[str], None]) -> None:
+    """Trains to the end, or until Ctrl-C or SIGTERM, which leave a checkpoint; a second Ctrl-C ends at once."""
+    asked = threading.Event()
+
+    def on_signal(number: int, _: Any) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    try:
+        with stop_signals(on_signal):
+            for epoch in training.run(asked.is_set):
+                figures = "  ".join(f"{k} {v:.4g}" for k, v in epoch.metrics.items())
+                tell(f"epoch {epoch.epoch}/{training.config.epochs}  {epoch.seconds:.1f} s  {figures}")
+    except Stopped:
+        tell("stopped; a checkpoint is written")
+    except NonFiniteError as error:
+        raise WorkFailedError(f"training went wrong, a lower lr may help: {error}") from None
 
 
 def train_once(
@@ -30,6 +52,11 @@ def train_once(
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device must be auto or cpu: PyTorch finds no CUDA device here, got 'cuda'")
+    problem = folder_problem(folder)
+    if problem is not None:
+        raise InputError(f"--out {problem}")
     module = discovery.load(trainable)
     config = coercion.make_config(module.Config, override({}, sets))
     store = Store(data) if data != "none" else None
@@ -52,18 +79,7 @@ def train_once(
     checkpoint = training.resume()
     if checkpoint is not None:
         tell(f"going on from {checkpoint.store.uri}/{checkpoint.name}")
-    asked = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
-    try:
-        for epoch in training.run(asked.is_set):
-            figures = "  ".join(f"{k} {v:.4g}" for k, v in epoch.metrics.items())
-            tell(f"epoch {epoch.epoch}/{config.epochs}  {epoch.seconds:.1f} s  {figures}")
-    except Stopped:
-        tell("stopped; a checkpoint is written")
-    except NonFiniteError as error:
-        raise WorkFailedError(f"training went wrong, a lower lr may help: {error}") from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    _run(training, tell)
     last = training.history[-1] if training.history else None
     names = Checkpoints(place).names()
     return {

@@ -45,7 +45,10 @@ class Store:
         below = uri.removeprefix("s3://").strip("/")
         if not self.is_local and not below:
             raise InputError(f"s3:// needs a bucket, got {uri!r}")
-        self.uri = str(Path(uri).expanduser().absolute()) if self.is_local else f"s3://{below}"
+        try:
+            self.uri = str(Path(uri).expanduser().absolute()) if self.is_local else f"s3://{below}"
+        except RuntimeError:
+            raise InputError(f"a location must not be the home of an unknown user, got {uri!r}") from None
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"

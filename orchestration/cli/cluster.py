@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -51,7 +50,6 @@ def cluster_local(
     from ...cluster.local import LocalCluster
     from ...cluster.programs import ClusterError, MissingError
 
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         # a single host is both head and worker
         cluster = LocalCluster(Path(folder), hosts, cpus, head_cpus=cpus if hosts == 1 else 0)
@@ -114,7 +112,3 @@ def _show(cluster: LocalCluster, settings: Path, as_json: bool) -> None:
         "Ctrl-C ends the cluster and deletes what it stores.",
     )
     sys.stdout.flush()
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -38,7 +38,7 @@ def write_event(event: Event, token: str) -> None:
 
 
 def _work(job: JobContent) -> Ended:
-    from .output import run_to_exit  # here: rich and typer may be missing where versions differ
+    from .process import run_to_exit  # here: rich and typer may be missing where versions differ
 
     outcome: Outcome | None = None
 

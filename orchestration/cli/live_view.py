@@ -11,11 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ..ledger.records import TrialRecord
 from ..ledger.status import budget_status
 from ..search.driver import Driver, Observer
 from .budget_lines import budget_lines, duration
+from .output import console, heading, safe
 
 ROWS = 24  # of the live table; the newest trials
 DRAW_POLL_S, BUDGET_POLL_S = 0.25, 5.0
@@ -26,13 +28,12 @@ _COLOUR = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "
 def progress_view(*, plain: bool | None = None) -> Iterator[Observer]:
     """An observer that shows a sweep's progress on stderr: stdout is for results. `plain` is for lines; None for lines
     where stderr is no terminal."""
-    console = Console(stderr=True)
     if plain if plain is not None else not sys.stderr.isatty():
-        view = EventLines(console)
+        view = EventLines(console(stderr=True))
         yield view
         view.ticked()
         return
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with Live(console=console(stderr=True), refresh_per_second=4, transient=True) as live:
         yield ProgressTable(live)
 
 
@@ -103,7 +104,7 @@ class EventLines:
         self._print(*cells)
 
     def _print(self, *cells: str) -> None:
-        self._console.print("  ".join(cells), highlight=False, soft_wrap=True, markup=False)
+        self._console.print(safe("  ".join(cells)), soft_wrap=True)
 
 
 class ProgressTable:
@@ -146,10 +147,10 @@ class ProgressTable:
         planned = max(driver.spec.planned_trials, len(ledger.trials))
         title = f"{driver.spec.name}: {done} of {planned} trials, {self._eta(driver, done)}"
         below = [_waiting_for(driver), *self._budget_lines(driver), driver.halted]
-        caption = "\n".join(line for line in below if line)
-        table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+        caption = Text("\n".join(safe(line) for line in below if line), style="table.caption")
+        table = Table(title=heading(title), title_justify="left", caption=caption, caption_justify="left")
         for name in ("trial", "state", "epoch", *(o.metric for o in driver.spec.objectives), "best", "ETA"):
-            table.add_column(name, justify="left" if name == "state" else "right")
+            table.add_column(Text(safe(name)), justify="left" if name == "state" else "right")
         for trial in ledger.trials[-ROWS:]:
             epoch = max(ledger.reported(trial.number), default=0)
             values = [v for _, v in _values(driver, trial)] or [""]
@@ -158,7 +159,7 @@ class ProgressTable:
                 state = "WAITING"
             table.add_row(
                 str(trial.number),
-                f"[{_COLOUR.get(state, 'white')}]{state.lower()}",
+                Text(state.lower(), style=_COLOUR.get(state, "white")),
                 f"{epoch}/{driver.epochs}",
                 *values,
                 "*" if best is not None and best.number == trial.number else "",

@@ -7,9 +7,6 @@ needs them: `refsweep --help` loads neither Ray nor torch.
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,7 +16,8 @@ from . import cluster as cli_cluster
 from . import data as cli_data
 from . import model as cli_model
 from . import sweep as cli_sweep
-from .output import Json, exit_code, show, table, tell
+from .output import Json, show, table, tell
+from .process import end, exit_code
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0], pretty_exceptions_enable=False
@@ -32,15 +30,11 @@ app.add_typer(cli_cluster.app, name="cluster")
 
 def main() -> NoReturn:
     """Entry point of `refsweep`."""
-    code = run_command()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # everything is closed by now; taking torch, Ray and MLflow apart would take 1.5 s more
+    end(run_command())
 
 
 def run_command() -> int:
     """Runs the command line; its exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return exit_code(lambda: app(standalone_mode=True))
 
 
@@ -66,7 +60,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train once, without a search. Ctrl-C writes a checkpoint; the same command continues from it."""
+    """Train once, without a search. Ctrl-C or SIGTERM writes a checkpoint; the same command continues from it."""
     from ..train import train_once
 
     result = train_once(trainable, data, folder, sets or [], device, tell)

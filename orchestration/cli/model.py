@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
-from .output import Json, Storage, ledger_url, show, table, tell
+from .output import Json, Storage, SweepTracking, Tracking, ledger_url, show, table, tell
 
 if TYPE_CHECKING:
     from ...trainables.training.package import Package
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Promote, inspect and use trained models.")
 
-Tracking = Annotated[
-    str | None,
-    typer.Option("--tracking", help="MLflow. Default: MLFLOW_TRACKING_URI, else sqlite:///<storage>/mlflow.db."),
-]
 Model = Annotated[
     str, typer.Argument(help="MODEL (its champion), MODEL@ALIAS, MODEL/VERSION, or a package's folder or s3://.")
 ]
@@ -37,17 +32,20 @@ Tracks = Annotated[
 
 def _registry(storage: str, tracking: str | None) -> Registry:
     from ..registry.registry import Registry
+    from ..spec.locations import check_tracking, folder_path, sqlite_path
+    from ..spec.places import tracking_by_rule
 
-    if tracking is None:
-        tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    if tracking is None:
+    uri = tracking_by_rule(None if tracking is None else check_tracking(tracking, "--tracking"))
+    if uri == "none":
+        raise InputError("--tracking must name an MLflow: models are registered there")
+    if uri is None:
         if storage.startswith("s3://"):
             raise InputError("--tracking must be given with s3:// storage")
-        path = Path(storage).expanduser().absolute() / "mlflow.db"
-        if not path.exists():
-            raise InputError(f"no MLflow at {path}: run a sweep first, or give --tracking")
-        tracking = f"sqlite:///{path}"
-    return Registry(tracking)
+        uri = check_tracking(f"sqlite:///{folder_path(storage)}/mlflow.db", "--storage")
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise InputError(f"no MLflow at {path}: run a sweep first, or give --tracking")
+    return Registry(uri)
 
 
 def _package(name: str, storage: str, tracking: str | None) -> Package:
@@ -81,6 +79,7 @@ def promote(
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
     storage: Storage = "./refsweep-out",
     ledger: Annotated[str | None, typer.Option(help="Default: <storage>/ledger.db.")] = None,
+    tracking: SweepTracking = None,
     as_json: Json = False,
 ) -> None:
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
@@ -88,7 +87,8 @@ def promote(
     from ..sweep import find_sweep
 
     # the second process imports the model's code while this one does
-    with find_sweep(ledger_url(storage, ledger), sweep) as opened, ServingProcess(opened.spec.trainable) as serving:
+    found = find_sweep(ledger_url(storage, ledger), sweep, tracking)
+    with found as opened, ServingProcess(opened.spec.trainable) as serving:
         version = opened.promote(trial, serving)
     was = f", in place of version {version['replaced']}" if version["replaced"] else ""
     line = f"{version['model']} version {version['version']} (trial {version['trial']}) is champion{was}"

@@ -12,7 +12,7 @@ from ...datasets.problems import InputError
 from ..spec.errors import WorkFailedError
 from . import jobs
 from .jobs import Cluster, Insecure
-from .output import Json, Name, Sets, Storage, ledger_url, say, show, table, tell
+from .output import Json, Name, Sets, Storage, SweepTracking, ledger_url, say, show, table, tell
 
 if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
@@ -37,12 +37,16 @@ def _problems_first() -> Iterator[None]:
 
 
 @app.command("run")
-def sweep_run(spec: str, sets: Sets = None, plain: Plain = False, as_json: Json = False) -> None:
+def sweep_run(
+    spec: str, sets: Sets = None, tracking: SweepTracking = None, plain: Plain = False, as_json: Json = False
+) -> None:
     """Run a sweep. A sweep that has begun is continued."""
     from ..execution.ray_start import ray_in_background
     from ..spec.read import read_spec
 
     content = read_spec(spec, sets or ())
+    if tracking is not None:
+        content["tracking"] = tracking
     with ray_in_background(content.get("trainable")) as connected, _problems_first():
         from ..execution.tune import TuneBackend
         from ..sweep import check_spec, open_sweep
@@ -63,13 +67,14 @@ def sweep_resume(
     plain: Plain = False,
     storage: Storage = "./refsweep-out",
     ledger: LedgerUrl = None,
+    tracking: SweepTracking = None,
     as_json: Json = False,
 ) -> None:
     """Continue a sweep after a crash or a stop, or with more trials."""
     from ..execution.ray_start import ray_in_background
     from ..sweep import find_sweep
 
-    sweep = find_sweep(ledger_url(storage, ledger), name)
+    sweep = find_sweep(ledger_url(storage, ledger), name, tracking)
     sweep.ledger.refuse_if_driven()
     more = [f"search.trials={trials}"] if trials is not None else []
     with ray_in_background(sweep.spec.trainable) as connected, _problems_first():
@@ -175,12 +180,16 @@ def sweep_stop(
 
 @app.command("sync")
 def sweep_sync(
-    name: Name, storage: Storage = "./refsweep-out", ledger: LedgerUrl = None, as_json: Json = False
+    name: Name,
+    storage: Storage = "./refsweep-out",
+    ledger: LedgerUrl = None,
+    tracking: SweepTracking = None,
+    as_json: Json = False,
 ) -> None:
     """Upload anything MLflow missed. Safe to repeat."""
     from ..sweep import find_sweep
 
-    with find_sweep(ledger_url(storage, ledger), name) as sweep:
+    with find_sweep(ledger_url(storage, ledger), name, tracking) as sweep:
         try:
             counts = sweep.sync()
         except InputError:
@@ -197,10 +206,10 @@ def sweep_sync(
 def _why_it_ended(ledger: Ledger) -> list[str]:
     record = ledger.record
     if record.spent:
-        return [f"[yellow]stopped:[/yellow] {record.spent}"]
+        return [f"stopped: {record.spent}"]
     if not record.halted:
         return []
-    return [f"[red]halted:[/red] {record.halted}", record.halted_with.traceback if record.halted_with else ""]
+    return [f"halted: {record.halted}", record.halted_with.traceback if record.halted_with else ""]
 
 
 def report(sweep: Sweep, outcome: Outcome, as_json: bool) -> None:

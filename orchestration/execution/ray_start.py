@@ -7,9 +7,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from ...datasets.problems import InputError
 from ...trainables import discovery
+from .ray_address import make_token, ray_address, ray_temp
+from .scratch import own_folder
+
+SESSION = "refsweep-ray-"  # folders of Ray's files on this machine, one for each process
+LEAVE_S = 30.0  # for a Ray that is being started to end
 
 
 @contextlib.contextmanager
@@ -18,14 +25,29 @@ def ray_in_background(trainable: str | None = None) -> Iterator[Callable[[], Non
     processes that Ray starts here import what trials of `trainable` need before the first trial is there.
 
     The body gets a function that waits for it and raises what went wrong. The thread lives as long as Ray does:
-    Ray's processes ask the kernel to die with the *thread* that made them.
+    Ray's processes ask the kernel to die with the *thread* that made them. Raises InputError, before the body runs,
+    for an environment that Ray can't be used in.
     """
+    address = ray_address()
+    if address != "local":
+        with _in_background(lambda: _join(address), leave_s=0.0) as wait:
+            yield wait
+        return
+    make_token()
+    with own_folder(SESSION, ray_temp()) as folder, _in_background(lambda: _start(trainable, folder), LEAVE_S) as wait:
+        yield wait
+
+
+@contextlib.contextmanager
+def _in_background(connect: Callable[[], None], leave_s: float) -> Iterator[Callable[[], None]]:
+    """Connects in a thread of its own; the body gets a function that waits for it. At the end Ray is shut down, unless
+    it takes more than `leave_s` from then on to connect: what was started dies with this process."""
     failed: list[BaseException] = []
     ready, over = threading.Event(), threading.Event()
 
     def work() -> None:
         try:
-            _connect(trainable)
+            connect()
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
             failed.append(error)
         ready.set()
@@ -42,27 +64,40 @@ def ray_in_background(trainable: str | None = None) -> Iterator[Callable[[], Non
     try:
         yield wait
     finally:
-        ready.wait()
-        import ray
+        if ready.wait(leave_s):
+            import ray
 
-        ray.shutdown()
-        over.set()
-        thread.join()
+            ray.shutdown()
+            over.set()
+            thread.join()
 
 
-def _connect(trainable: str | None) -> None:
+def _start(trainable: str | None, folder: Path) -> None:
+    with _without_servers():
+        _init(
+            "local",
+            include_dashboard=False,
+            num_cpus=len(os.sched_getaffinity(0)),
+            _temp_dir=str(folder / "r"),  # which Ray opens to everyone: below it is ours alone
+            _system_config={"preload_python_modules": preloaded(trainable)},
+        )
+
+
+def _join(address: str) -> None:
+    try:
+        _init(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:  # what Ray raises; its authentication errors too
+        why = str(error).strip().partition("\n")[0]
+        raise InputError(f"no Ray at RAY_ADDRESS={address}: {why}") from error
+
+
+def _init(address: str, **own: Any) -> None:
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "local")
-    own: dict[str, Any] = {}
-    if address == "local":
-        own = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
-        own["_system_config"] = {"preload_python_modules": preloaded(trainable)}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _say_on_stderr()
-    with _without_servers() if own else contextlib.nullcontext():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
 
 
 @contextlib.contextmanager

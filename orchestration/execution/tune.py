@@ -32,6 +32,7 @@ from ..spec.schema import SweepSpec
 from .actor import TrialActor
 from .head_watch import watched_head
 from .resources import remove_orphaned_placement_groups, room_now, wait_for_room
+from .scratch import own_folder
 from .tune_environment import tune_environment as _tune_environment
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def _fit(bridge: _Bridge, several: bool) -> None:
     # an actor that only holds workers needs nothing, but Tune refuses nothing
     own = {"cpu": bridge.driver.spec.resources.cpus_per_worker, "gpu": bridge.driver.room.gpus_per_worker}
     resources = {"cpu": 0, "memory": 64 * 2**20} if several else own
-    with tempfile.TemporaryDirectory(prefix="refsweep-tune-") as folder, _tune_environment():
+    with own_folder("refsweep-tune-", tempfile.gettempdir()) as folder, _tune_environment():
         tune.Tuner(
             tune.with_resources(TrialActor, resources),
             tune_config=tune.TuneConfig(
@@ -81,7 +82,7 @@ def _fit(bridge: _Bridge, several: bool) -> None:
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=str(Path(folder)),
+                storage_path=str(folder),
                 stop=_StopAll(bridge),
                 callbacks=[_Tick(bridge)],
                 failure_config=tune.FailureConfig(max_failures=0),
@@ -176,6 +177,8 @@ class _Bridge:
     def suggest(self, trial_id: str) -> Any:
         if len(self.driver.live) >= self.driver.room.slots:
             return None
+        if self.stop_requested():  # a trial that starts now would end before the next tick
+            self.driver.request_stop()
         finished: Action = NoTrial.FINISHED
         action = self._driven(self.driver.next_action, finished)
         if isinstance(action, NoTrial):

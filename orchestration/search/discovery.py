@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any
 
 from ...datasets.problems import InputError
+from ...trainables.discovery import load_config
 from ..spec.schema import SweepSpec
 from .pruners.base import Pruner, PrunerSettings
 from .samplers.base import Sampler, SamplerSettings
+from .spaces import given_fields
 
 
 def sampler_names() -> list[str]:
@@ -49,10 +52,22 @@ def make_pruner(spec: SweepSpec, epochs: int) -> Pruner:
         min_epochs=s.min_epochs,
         eta=s.eta,
         max_epochs=epochs,
+        evaluate_every=evaluate_every(spec),
         better=1 if spec.objectives[0].mode == "max" else -1,
         objectives=len(spec.objectives),
     )
     return pruner_class(s.pruner)(settings)
+
+
+def evaluate_every(spec: SweepSpec) -> int | None:
+    """Of how many epochs one is evaluated, None where the search space may say it for each trial."""
+    field = "evaluate_every"
+    if field in spec.fixed:
+        return int(spec.fixed[field])
+    if field in given_fields(spec.trainable):
+        return None
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(load_config(spec.trainable))}
+    return int(defaults[field])
 
 
 def _names(folder: str) -> list[str]:

@@ -58,6 +58,11 @@ def describe_fields(trainable: str) -> list[dict[str, Any]]:
     ]
 
 
+def given_fields(trainable: str) -> set[str]:
+    """Names of the Config fields that a search space gives."""
+    return _walk(trainable)[1]
+
+
 @functools.cache
 def _walk(trainable: str) -> tuple[dict[str, list[str]], set[str]]:
     """(ranges of every parameter, which may have another in another branch; names of the fields that the space gives),
@@ -71,13 +76,14 @@ def _walk(trainable: str) -> tuple[dict[str, list[str]], set[str]]:
         trial = study.ask()
         given |= set(space(trial))
         for name, distribution in trial.distributions.items():
-            of_branch = _range(distribution)
+            of_branch = range_in_words(distribution)
             if of_branch not in ranges.setdefault(name, []):
                 ranges[name].append(of_branch)
     return ranges, given
 
 
-def _range(distribution: Any) -> str:
+def range_in_words(distribution: Any) -> str:
+    """Where a parameter is searched: `0 .. 1 (log)`, or its choices."""
     if isinstance(distribution, optuna.distributions.CategoricalDistribution):
         return _listed(distribution.choices)
     return f"{distribution.low:g} .. {distribution.high:g}{' (log)' if distribution.log else ''}"

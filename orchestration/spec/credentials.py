@@ -12,7 +12,16 @@ _SECRET = re.compile(
 )
 _LOCATION = re.compile(r"(FILE|PATH|DIR|URI)$")  # where a secret is kept is not secret itself
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@\"]*:[^/\s@\"]+@|[?&]password=[^&\s\"]", re.IGNORECASE)
+_IN_URL = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^/\s@\"]*?(?::|%3a)[^/\s@\"]+@|[?&;][\w%]*(?:password|passwd|passphrase|pwd)=[^&;\s\"]",
+    re.IGNORECASE,
+)
+# what is hidden in messages: passwords before an @, with and without a scheme, and those of queries and settings
+_SHOWN = (
+    (re.compile(r"(://[^/\s:@\"']*?(?::|%3a))[^/\s\"']+@", re.IGNORECASE), r"\1***@"),
+    (re.compile(r"(?<![\w/])([\w.%+-]+:)[^\s/@:\"']+(?=@[\w.-]+(?::\d+)?/)"), r"\1***"),
+    (re.compile(r"(\b[\w%]*(?:password|passwd|passphrase|pwd|secret))=[^&;\s\"']+", re.IGNORECASE), r"\1=***"),
+)
 _RESERVED = ("RAY_", "REFSWEEP_", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
 
 
@@ -25,6 +34,13 @@ def looks_secret(name: str) -> bool:
 def holds_password(text: str) -> bool:
     """Whether a text contains a URL with a password."""
     return bool(_IN_URL.search(text))
+
+
+def redacted(text: str) -> str:
+    """A text with what looks like a password in it replaced by ***."""
+    for pattern, shown in _SHOWN:
+        text = pattern.sub(shown, text)
+    return text
 
 
 def plain_settings(settings: Sequence[str]) -> dict[str, str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from ...datasets.problems import InputError
-from .locations import sqlite_path
+from .credentials import redacted
+from .locations import folder_path, sqlite_path
+from .places import tracking_by_rule
 from .schema import Budget, Resources, Retry, SweepSpec, location_problems
+from .yaml_text import MAX_BYTES, MAX_DEPTH, read_yaml
 
 # Fields that may change when a sweep is run again under its name.
 MAY_CHANGE = ("search.trials", "budget", "resources", "retry", "stream")
@@ -22,11 +23,22 @@ MAY_CHANGE = ("search.trials", "budget", "resources", "retry", "stream")
 def read_spec(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a YAML file, with `a.b=value` overrides, not yet checked. Raises InputError."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        with open(path, "rb") as file:
+            read = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise InputError(f"no spec at {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"{path} is not YAML: {error}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is not YAML: it is a folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read: {error}") from None
+    if len(read) > MAX_BYTES:
+        raise InputError(f"{path} must have at most {MAX_BYTES // 1024} KiB")
+    try:
+        content = read_yaml(read.decode())
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not YAML: it must be text in UTF-8") from None
+    except InputError as error:
+        raise InputError(f"{path} {error}" if str(error).startswith("is ") else f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold fields and their values")
     return override(content, overrides)
@@ -38,17 +50,19 @@ def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals or not path:
-            raise InputError(f"--set must be FIELD=VALUE, got {text!r}")
+            raise InputError(f"--set must be FIELD=VALUE, got {redacted(text)!r}")
         part = changed
         *parents, last = path.split(".")
+        if len(parents) > MAX_DEPTH:
+            raise InputError(f"--set must name a field at most {MAX_DEPTH} deep, got {path[:60]}...")
         for name in parents:
             part = part.setdefault(name, {})
             if not isinstance(part, dict):
                 raise InputError(f"--set {path}: {name} holds no fields")
         try:
-            part[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {text!r}: {error}") from None
+            part[last] = read_yaml(value)
+        except InputError as error:
+            raise InputError(f"--set {redacted(text)[:120]!r}: {error}") from None
     return changed
 
 
@@ -130,19 +144,19 @@ def _with_floats(content: Mapping[str, Any]) -> dict[str, Any]:
 def _in_words(error: dict[str, Any]) -> list[str]:
     """A pydantic error as `path: rule, got value`, a line each."""
     path = ".".join(str(p) for p in error["loc"] if p not in ("one", "several"))
-    kind, value = error["type"], error.get("input")
+    kind, shown = error["type"], redacted(repr(error.get("input")))[:200]
     if kind == "extra_forbidden":
         return [f"{path}: unknown key"]
     if kind == "missing":
         return [f"{path}: must be given"]
     if kind == "literal_error":
-        return [f"{path}: must be one of {error['ctx']['expected']}, got {value!r}"]
+        return [f"{path}: must be one of {error['ctx']['expected']}, got {shown}"]
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return [f"{path}: {line}" if path else line for line in message.splitlines()]
     if kind == "string_pattern_mismatch":
-        return [f"{path}: must be lower-case letters, digits, dots, dashes and underscores, got {value!r}"]
-    return [f"{path}: {message[0].lower()}{message[1:]}, got {value!r}"]
+        return [f"{path}: must be lower-case letters, digits, dots, dashes and underscores, got {shown}"]
+    return [f"{path}: {message[0].lower()}{message[1:]}, got {shown}"]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -161,12 +175,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def settle(spec: SweepSpec) -> SweepSpec:
-    """The spec with absolute paths, so that it means the same from any folder."""
-    content = spec.as_json()
+    """The spec with absolute paths and with what the environment says of MLflow, so that it means the same from any
+    folder and in any shell."""
+    content = {**spec.as_json(), "tracking": tracking_by_rule(spec.tracking)}
     if not spec.storage.startswith("s3://"):
-        content["storage"] = str(Path(spec.storage).expanduser().absolute())
+        content["storage"] = str(folder_path(spec.storage))
     if spec.data != "none" and "://" not in spec.data and not spec.data.startswith("made:"):
-        content["data"] = str(Path(spec.data).expanduser().absolute())
+        content["data"] = str(folder_path(spec.data))
     for name in ("ledger", "tracking"):
         path = sqlite_path(content[name]) if content[name] else None
         if path is not None:

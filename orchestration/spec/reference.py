@@ -65,7 +65,7 @@ def _line(text: str | None) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    signs = (("ge", ">="), ("gt", ">"))
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="))
     limits = "".join(
         f" {sign} {getattr(m, name):g}" for name, sign in signs for m in field.metadata if hasattr(m, name)
     )

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from ...datasets.problems import InputError
-from .locations import check_url, same_database
+from .locations import check_url, folder_path, same_database
 
 
 class _Part(BaseModel):
@@ -41,7 +41,7 @@ class Search(_Part):
     """Proposes parameters: tpe (multivariate, grouped), random, qmc, cmaes, gp, nsga2 or grid."""
     pruner: str = "asha"
     """Ends hopeless trials early: asha, hyperband, median or none. It must be none with several objectives."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**31)
     """Seed of the sampler and of every training. Parameters follow from it, the trial's number and earlier results."""
     startup: int | None = Field(None, ge=0)
     """Random trials before the sampler uses a model; the population of nsga2. Null is the sampler's own choice."""
@@ -127,7 +127,8 @@ class SweepSpec(_Part):
     ledger: str | None = None
     """sqlite:///FILE or postgresql://HOST/DB. Null is `<storage>/ledger.db`. Passwords go into PGPASSFILE."""
     tracking: str | None = None
-    """MLflow's URI. Null is `sqlite:///<storage>/mlflow.db`; none is no MLflow."""
+    """MLflow's URI. Null is MLFLOW_TRACKING_URI at the first start, else `sqlite:///<storage>/mlflow.db`; none is no
+    MLflow."""
     objective: Annotated[
         Annotated[Objective, Tag("one")] | Annotated[list[Objective], Tag("several")],
         Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
@@ -154,14 +155,14 @@ class SweepSpec(_Part):
     @property
     def ledger_url(self) -> str:
         """Where the ledger is."""
-        return self.ledger or f"sqlite:///{Path(self.storage).expanduser().absolute()}/ledger.db"
+        return self.ledger or f"sqlite:///{folder_path(self.storage)}/ledger.db"
 
     @property
     def tracking_uri(self) -> str | None:
         """Where MLflow is; None for nowhere."""
         if self.tracking == "none":
             return None
-        return self.tracking or f"sqlite:///{Path(self.storage).expanduser().absolute()}/mlflow.db"
+        return self.tracking or f"sqlite:///{folder_path(self.storage)}/mlflow.db"
 
     @property
     def planned_trials(self) -> int:
@@ -183,7 +184,9 @@ def location_problems(spec: SweepSpec) -> list[str]:
     problems = []
     if spec.storage.startswith("s3://"):
         problems += [
-            f"{n}: must be given with s3:// storage" for n in ("ledger", "tracking") if getattr(spec, n) is None
+            f"{n}: must be given with s3:// storage"
+            for n in ("ledger", "tracking")
+            if getattr(spec, n) is None and not (n == "tracking" and os.environ.get("MLFLOW_TRACKING_URI"))
         ]
     if spec.ledger is not None:
         try:
@@ -192,8 +195,4 @@ def location_problems(spec: SweepSpec) -> list[str]:
             problems.append(f"ledger: {str(error).removeprefix('ledger ')}")
     if spec.tracking_uri is not None and same_database(spec.ledger_url, spec.tracking_uri):
         problems.append(f"tracking: must be another database than the ledger, got {spec.tracking_uri} for both")
-    if spec.tracking is not None and "@" in spec.tracking.partition("://")[2].partition("/")[0]:
-        problems.append(
-            "tracking: must hold no user or password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
     return problems

@@ -1,10 +1,15 @@
-"""Asynchronous successive halving, by stopping (Li et al., arXiv 1810.05934)."""
+"""Asynchronous successive halving, by stopping (Li et al., arXiv 1810.05934).
+
+A trial is judged at a rung when it is first evaluated there or after it, once: with `evaluate_every: 2` the rung at
+epoch 3 is judged at epoch 4. It is compared with the trials that have been evaluated at the rung or after it by then,
+each by its own first value there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from .base import Pruner, Values
+from .base import Pruner, PrunerSettings, Values
 
 
 class Asha(Pruner):
@@ -13,11 +18,15 @@ class Asha(Pruner):
 
     def should_prune(self, number: int, epoch: int, values: Mapping[int, Values]) -> bool:
         """See `Pruner`."""
-        return self.judges(epoch) and number not in best_at(epoch, values, self.settings.eta, self.settings.better)
+        s = self.settings
+        if not self.judges(epoch):
+            return False
+        rung = rung_at(epoch, values[number], rungs(s.min_epochs, s.max_epochs, s.eta))
+        return rung is not None and number not in best_at(rung, values, s.eta, s.better, until=epoch)
 
     def judges(self, epoch: int) -> bool:
         """See `Pruner`: at rungs only."""
-        return epoch in rungs(self.settings.min_epochs, self.settings.max_epochs, self.settings.eta)
+        return judged(epoch, self.settings)
 
 
 def rungs(min_epochs: int, max_epochs: int, eta: int) -> list[int]:
@@ -29,9 +38,27 @@ def rungs(min_epochs: int, max_epochs: int, eta: int) -> list[int]:
     return epochs
 
 
-def best_at(epoch: int, values: Mapping[int, Values], eta: int, better: int) -> list[int]:
-    """Numbers of the best 1/eta of the trials that have reached an epoch, by their values there, at least one."""
-    reached = {n: better * theirs[epoch] for n, theirs in values.items() if epoch in theirs}
+def judged(epoch: int, settings: PrunerSettings) -> bool:
+    """Whether any trial may be judged after an epoch: the first that is evaluated at or after some rung."""
+    s, every = settings, settings.evaluate_every
+    if every is None:  # trials differ
+        return s.min_epochs <= epoch < s.max_epochs
+    return epoch < s.max_epochs and epoch in {-(-r // every) * every for r in rungs(s.min_epochs, s.max_epochs, s.eta)}
+
+
+def rung_at(epoch: int, values: Values, rungs: Sequence[int]) -> int | None:
+    """The rung that a trial with these values is judged at after an epoch: the last one since it was evaluated before,
+    None where it has passed none since then."""
+    before = max((e for e in values if e < epoch), default=0)
+    return max((rung for rung in rungs if before < rung <= epoch), default=None)
+
+
+def best_at(rung: int, values: Mapping[int, Values], eta: int, better: int, *, until: int | None = None) -> list[int]:
+    """Numbers of the best 1/eta of the trials that were evaluated in rung..until, by their first value there, at least
+    one. `until` is the rung itself where it is not given."""
+    last = rung if until is None else until
+    firsts = {n: min((e for e in theirs if rung <= e <= last), default=None) for n, theirs in values.items()}
+    reached = {n: better * values[n][epoch] for n, epoch in firsts.items() if epoch is not None}
     # equal values: the earlier trial ranks first
     ranked = sorted(reached, key=lambda n: (-reached[n], n))
     return ranked[: max(1, len(reached) // eta)]

@@ -22,6 +22,7 @@ class PrunerSettings:
     min_epochs: int = 1  # a trial is safe before
     eta: int = 3  # of so many at a rung one goes on
     max_epochs: int = 1  # of a whole trial: the last epoch is never pruned at
+    evaluate_every: int | None = 1  # epochs; the last one always is; None: not the same for all trials
     better: int = 1  # +1 where larger values are better, else -1
     objectives: int = 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .asha import best_at, rungs
+from .asha import best_at, judged, rung_at, rungs
 from .base import Pruner, PrunerSettings, Values
 
 GOLDEN_RATIO = 0.6180339887498949
@@ -21,14 +21,15 @@ class Hyperband(Pruner):
             return False
         s, order = self.settings, deal(self.settings)
         mine = order[number % len(order)]
-        if mine == brackets(s) - 1 or epoch not in rungs(s.min_epochs * s.eta**mine, s.max_epochs, s.eta):
+        rung = rung_at(epoch, values[number], rungs(s.min_epochs * s.eta**mine, s.max_epochs, s.eta))
+        if mine == brackets(s) - 1 or rung is None:
             return False
         rivals = {n: theirs for n, theirs in values.items() if order[n % len(order)] == mine}
-        return number not in best_at(epoch, rivals, s.eta, s.better)
+        return number not in best_at(rung, rivals, s.eta, s.better, until=epoch)
 
     def judges(self, epoch: int) -> bool:
         """See `Pruner`: at the rungs of bracket 0, which has all of the others'."""
-        return epoch in rungs(self.settings.min_epochs, self.settings.max_epochs, self.settings.eta)
+        return judged(epoch, self.settings)
 
 
 def brackets(settings: PrunerSettings) -> int:

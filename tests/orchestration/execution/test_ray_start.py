@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from refsweep.orchestration.execution.ray_start import preloaded
@@ -38,6 +42,9 @@ def commands_below(root):
 method = Node.start_api_server
 with ray_in_background("toy") as connected:
     connected()
+    [folder] = pathlib.Path(os.environ["RAY_TMPDIR"]).iterdir()
+    modes = [oct(path.stat().st_mode & 0o777) for path in (folder, pathlib.Path.home() / ".ray" / "auth_token")]
+    sessions = [path.name for path in folder.glob("*/session_2*")]
     loaded = ray.get(Process.remote().modules.remote(preloaded("toy")))
     commands = commands_below(os.getpid())
 print(json.dumps({
@@ -45,6 +52,9 @@ print(json.dumps({
     "servers": [c for c in commands if any(s in c for s in ("dashboard.py", "monitor.py", "log_monitor"))],
     "raylets": sum("raylet/raylet" in c for c in commands),
     "restored": Node.start_api_server is method,
+    "modes": modes,
+    "sessions": len(sessions),
+    "left": os.listdir(os.environ["RAY_TMPDIR"]),
 }))
 """
 
@@ -62,13 +72,35 @@ print(sorted({"torch", "transformers", "mlflow"} & set(sys.modules)))
 """
 
 
-def run(code: str, *words: str) -> str:
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+def run(code: str, *words: str, **environment: str) -> str:
+    env = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=env)
+    return done.stdout
 
 
-def test_processes_import_what_trials_need_before_the_first_and_nothing_serves_nobody():
-    started = json.loads(run(STARTED).splitlines()[-1])
-    assert started == {"loaded": preloaded("toy"), "servers": [], "raylets": 1, "restored": True}
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder whose path leaves room for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="rst", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_processes_import_what_trials_need_nothing_serves_nobody_and_nothing_is_left(short: Path, tmp_path: Path):
+    dead = short / "refsweep-ray-dead"
+    dead.mkdir()
+    (dead / "owner").write_text("")
+    home = {"HOME": str(tmp_path), "RAY_TMPDIR": str(short), "RAY_ADDRESS": ""}
+    started = json.loads(run(STARTED, **home).splitlines()[-1])
+    modes = ["0o700", "0o600"]
+    assert started == {
+        "loaded": preloaded("toy"),
+        "servers": [],
+        "raylets": 1,
+        "restored": True,
+        "modes": modes,
+        "sessions": 1,
+        "left": [],
+    }
 
 
 @pytest.mark.parametrize("name", discovery.names())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,6 +78,89 @@ def test_better_says_whether_larger_values_win():
 def test_asha_prunes_at_rungs_only():
     trials = {0: dict.fromkeys(range(1, 9), 1.0), 1: dict.fromkeys(range(1, 9), 0.0)}
     assert [e for e in range(1, 9) if ASHA.should_prune(1, e, trials)] == [1, 3]
+
+
+def halving(pruner: type[Pruner], **settings: Any) -> Pruner:
+    return pruner(PrunerSettings(**{"min_epochs": 1, "eta": 3, "max_epochs": 27, **settings}))
+
+
+@pytest.mark.parametrize(
+    ("every", "max_epochs", "expected"),
+    [
+        (1, 27, [1, 3, 9]),
+        (2, 27, [2, 4, 10]),
+        (4, 27, [4, 12]),
+        (10, 27, [10]),
+        (26, 27, [26]),
+        (27, 27, []),
+        (3, 4, [3]),
+    ],
+)
+@pytest.mark.parametrize("pruner", [Asha, Hyperband])
+def test_halving_judges_at_the_first_evaluated_epoch_at_or_past_each_rung(
+    pruner: type[Pruner], every: int, max_epochs: int, expected: list[int]
+):
+    made = halving(pruner, max_epochs=max_epochs, evaluate_every=every)
+    evaluated = [e for e in range(1, max_epochs + 1) if e % every == 0 or e == max_epochs]
+    assert [e for e in range(1, max_epochs + 1) if made.judges(e)] == expected
+    trials = {n: {e: float(-n) for e in evaluated} for n in range(60)}
+    ended = {e for n in trials for e in evaluated if made.should_prune(n, e, trials)}
+    assert ended == set(expected), "the worst of many end wherever any may"
+    shared = halving(pruner, max_epochs=max_epochs, evaluate_every=None)
+    assert {e for n in trials for e in evaluated if shared.should_prune(n, e, trials)} == ended
+
+
+def test_a_rung_is_judged_once():
+    made = halving(Asha, evaluate_every=None)
+    trials = {0: {2: 9.0, 4: 9.0, 6: 9.0}, 1: {2: 0.0, 4: 0.0, 6: 0.0}}
+    assert [e for e in (2, 4, 6) if made.should_prune(1, e, trials)] == [2, 4], "rungs 1 and 3; 6 lies past both"
+
+
+def test_at_a_rung_each_trial_counts_with_its_first_evaluated_epoch_there_and_not_with_a_later_one():
+    made = halving(Asha, evaluate_every=None)
+    # at rung 3: trial 0 stands at its value of epoch 3, trial 1 at that of epoch 4, whatever they come to later
+    trials = {0: {3: 1.0, 6: 100.0}, 1: {2: 50.0, 4: 2.0, 8: -100.0}}
+    assert not made.should_prune(1, 4, trials)
+    assert made.should_prune(1, 4, {**trials, 0: {3: 3.0, 6: -100.0}})
+    # one that has passed the rung without having been evaluated there by then does not count yet
+    assert not made.should_prune(1, 4, {**trials, 0: {2: 99.0, 5: 99.0}})
+
+
+@given(
+    st.sampled_from([Asha, Hyperband]),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(-3, 3)), min_size=1, max_size=10),
+    st.integers(1, 3),
+)
+def test_where_trials_are_evaluated_differently_verdicts_keep_to_the_contract(
+    pruner: type[Pruner], shapes: list[tuple[int, int, int]], min_epochs: int
+):
+    made = halving(pruner, evaluate_every=None, min_epochs=min_epochs, max_epochs=13, eta=2)
+    trials = {
+        n: {e: float(value - e % 3) for e in range(every, far + 1, every)}
+        for n, (every, far, value) in enumerate(shapes)
+    }
+    for number, values in trials.items():
+        for epoch in values:
+            verdict = made.should_prune(number, epoch, trials)
+            past = {n: {e: v for e, v in theirs.items() if e <= epoch} for n, theirs in trials.items()}
+            assert made.should_prune(number, epoch, past) is verdict
+            assert not verdict or (made.judges(epoch) and min_epochs <= epoch < 13)
+            best = {**trials, number: dict.fromkeys(values, 1000000000.0)}
+            assert not made.should_prune(number, epoch, best)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"), [({}, 1), ({"evaluate_every": 2}, 2), ({"evaluate_every": 2, "epochs": 9}, 2)]
+)
+def test_a_pruner_knows_from_the_spec_how_often_trials_are_evaluated(fixed: dict[str, int], expected: int):
+    content = {
+        "name": "s",
+        "trainable": "toy",
+        "data": "none",
+        "objective": {"metric": "loss", "mode": "min"},
+        "fixed": fixed,
+    }
+    assert make_pruner(make_spec(content), 9).settings.evaluate_every == expected
 
 
 @pytest.mark.parametrize(("pruner", "expected"), [(Asha, {2, 4}), (Hyperband, {2, 4}), (Median, {2, 3, 4})])
