@@ -29,6 +29,7 @@ Model = Annotated[
 
 
 def _registry(storage: str, tracking: str | None) -> Registry:
+    from ..registry.names import UnknownModelError
     from ..registry.registry import Registry
 
     if tracking is None:
@@ -38,18 +39,25 @@ def _registry(storage: str, tracking: str | None) -> Registry:
             raise InputError("--tracking must be given with s3:// storage")
         path = Path(storage).expanduser().absolute() / "mlflow.db"
         if not path.exists():
-            raise InputError(f"no MLflow at {path}: run a sweep first, or give --tracking")
+            raise UnknownModelError(f"no MLflow at {path}: run a sweep first, or give --tracking")
         tracking = f"sqlite:///{path}"
     return Registry(tracking)
 
 
 def _package(name: str, storage: str, tracking: str | None) -> Package:
-    from ...trainables.training.package import Package
+    """The package that a name stands for: of a registered version, else of a folder."""
+    from ...trainables.training.package import PACKAGE, Package
+    from ..registry.names import UnknownModelError, is_place
 
-    if ("/" in name and not name.partition("/")[2].isdigit()) or name.startswith(("s3://", ".")):
+    if is_place(name):
         return Package.read(Store(name))
-    with tempfile.TemporaryDirectory() as folder:
-        return _registry(storage, tracking).fetch(name, Path(folder))[0]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _registry(storage, tracking).fetch(name, Path(folder))[0]
+    except UnknownModelError:
+        if (Path(name) / PACKAGE).is_file():
+            return Package.read(Store(name))
+        raise
 
 
 @app.command("list")
@@ -89,11 +97,18 @@ def promote(
 
 
 @app.command()
-def rollback(model: str, storage: Storage = "./refsweep-out", tracking: Tracking = None, as_json: Json = False) -> None:
-    """Make the previous champion champion again."""
-    version = _registry(storage, tracking).rollback(model)
+def rollback(
+    model: str,
+    to: Annotated[int | None, typer.Option("--to", help="This version instead of the one before.", min=1)] = None,
+    storage: Storage = "./refsweep-out",
+    tracking: Tracking = None,
+    as_json: Json = False,
+) -> None:
+    """Make the champion before the present one champion again; each time one further back."""
+    version = _registry(storage, tracking).rollback(model, to)
     replaced = version["replaced"]
-    show(version, as_json, f"{model} version {version['version']} is champion again, in place of version {replaced}")
+    was = f", in place of version {replaced}" if replaced else ""
+    show(version, as_json, f"{model} version {version['version']} is champion again{was}")
 
 
 @app.command("import")

@@ -104,7 +104,9 @@ def test_promotion_moves_the_alias_and_rollback_moves_it_back(swept: Swept, prom
     assert registry.resolve("ikun@previous") == ("ikun", str(first))
     back = registry.rollback("ikun")
     assert (back["version"], back["aliases"]) == (first, ["champion"])
-    assert registry.resolve("ikun@previous") == ("ikun", str(second["version"]))
+    with pytest.raises(InputError, match="has no previous version to go back to"):
+        registry.rollback("ikun")
+    assert registry.resolve(f"ikun/{second['version']}") == ("ikun", str(second["version"]))
 
 
 @pytest.mark.parametrize(
