@@ -30,14 +30,17 @@ def plain_errors() -> Iterator[None]:
         raise WorkFailedError(f"MLflow: {lines[0][:500]}") from error
 
 
-@contextlib.contextmanager
-def unless(*codes: str) -> Iterator[None]:
-    """Goes on after an MLflow error of one of these codes."""
-    try:
-        yield
-    except Exception as error:
-        if getattr(error, "error_code", None) not in codes:
-            raise
+class Unless:
+    """A context that goes on after an MLflow error of one of some codes."""
+
+    def __init__(self, *codes: str) -> None:
+        self.codes = codes
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        return getattr(error, "error_code", None) in self.codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Registered:
 def read(client: Any, name: str) -> Registered:
     """A model by name; one without versions where MLflow says that it does not exist."""
     stored = None
-    with unless(ABSENT):
+    with Unless(ABSENT):
         stored = client.get_registered_model(name)
     if stored is None:
         return Registered(name, [], {}, [])

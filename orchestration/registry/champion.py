@@ -7,18 +7,26 @@ nothing is left to mend; so the last one to write leaves a registry that is in o
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from ..spec.errors import WorkFailedError
-from .catalogue import ABSENT, PREVIOUS, Registered, read, unless
+from .catalogue import ABSENT, PREVIOUS, Registered, Unless, read
 from .history import Kind, Move, Phase, champions, now, target
 from .identity import duplicates
 from .names import CHAMPION
 
 ROUNDS = 50  # of mending, while others write too
 FORBIDDEN = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+CLASHES = (
+    "BAD_REQUEST",
+    "TEMPORARILY_UNAVAILABLE",
+    "ABORTED",
+    "RESOURCE_CONFLICT",
+)  # MLflow's for two writers of a row
+PAUSES_S = (0.05, 0.2, 1.0)
 
 Write = Callable[..., Any]  # the door: calls its first argument with the others
 
@@ -35,13 +43,9 @@ class Champion:
 
     def looked_at(self) -> Registered:
         """The model, repaired. One without a history is left alone, and so is all where we may not write."""
-        stands = self.read()
-        try:
-            return self._mended(stands)
-        except Exception as error:
-            if getattr(error, "error_code", None) not in FORBIDDEN:
-                raise
-        return stands
+        with Unless(*FORBIDDEN):
+            return self._mended(self.read())
+        return self.read()
 
     def mend(self) -> Registered:
         """The model, repaired and with a history: that of an earlier version begins with its aliases."""
@@ -65,7 +69,7 @@ class Champion:
             return None
         move = Move.new(stands.champion, to, kind, _who(), **origin)
         self._note(move)
-        self.write(self.client.set_registered_model_alias, self.model, CHAMPION, to)
+        self._set(self.client.set_registered_model_alias, self.model, CHAMPION, to)
         moved = self.read().champion == to
         self._note(move.closed(Phase.DONE if moved else Phase.VOID))
         stands = self.mend()
@@ -112,9 +116,9 @@ class Champion:
         if stands.aliases.get(PREVIOUS) == wanted:
             return
         if wanted is None:
-            yield partial(self.write, self.client.delete_registered_model_alias, self.model, PREVIOUS)
+            yield partial(self._set, self.client.delete_registered_model_alias, self.model, PREVIOUS)
         else:
-            yield partial(self.write, self.client.set_registered_model_alias, self.model, PREVIOUS, wanted)
+            yield partial(self._set, self.client.set_registered_model_alias, self.model, PREVIOUS, wanted)
 
     def _tags(self, stands: Registered) -> Iterator[Callable[[], Any]]:
         """Who made the champion champion, in its tags."""
@@ -133,14 +137,23 @@ class Champion:
         for name, value in by_kind[last.kind].items():
             if tags.get(f"refsweep.{name}") != value:
                 tag = (self.model, stands.champion, f"refsweep.{name}", value)
-                yield partial(self.write, self.client.set_model_version_tag, *tag)
+                yield partial(self._set, self.client.set_model_version_tag, *tag)
 
     def _delete(self, version: Any) -> None:
-        with unless(ABSENT):  # another process has deleted it
+        with Unless(ABSENT):  # another process has deleted it
             self.write(self.client.delete_model_version, self.model, str(version.version))
 
     def _note(self, move: Move) -> None:
-        self.write(self.client.set_registered_model_tag, self.model, move.key, move.as_text())
+        self._set(self.client.set_registered_model_tag, self.model, move.key, move.as_text())
+
+    def _set(self, what: Callable[..., Any], *arguments: Any) -> None:
+        """Writes what may be written twice; again where another process has written the same row at the same moment."""
+        for pause_s in PAUSES_S:
+            with Unless(*CLASHES):
+                self.write(what, *arguments)
+                return
+            time.sleep(pause_s)
+        self.write(what, *arguments)
 
 
 def _closed_by_mistake(stands: Registered) -> Move | None:

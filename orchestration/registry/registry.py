@@ -30,7 +30,7 @@ from ...trainables.training.package import Package
 from ..ledger.ledger import Ledger
 from ..spec.schema import SweepSpec
 from ..tracking.client import experiment_id, make_client
-from .catalogue import PREVIOUS, Registered, names, plain_errors, unless
+from .catalogue import PREVIOUS, Registered, Unless, names, plain_errors
 from .champion import Champion
 from .digests import DIGESTS, check, digests_of
 from .history import Kind, champions, target
@@ -79,6 +79,7 @@ class Registry:
         with plain_errors(), serving or ServingProcess(model) as process:
             champion = self._champion(model)
             version = identity.version_in(champion.mend().versions)
+            self._experiment(model)
             run = run_of(self.client, self.uri, spec, ledger, trial.number)
             if version is None:
                 version = self.register(package_trial(spec, trial, data), run, data, process, identity)
@@ -182,6 +183,11 @@ class Registry:
     def _champion(self, model: str) -> Champion:
         return Champion(self.client, self._write, model)
 
+    def _experiment(self, name: str) -> str:
+        with Unless("RESOURCE_ALREADY_EXISTS"):
+            return experiment_id(self.client, self.uri, name, self._write)
+        return experiment_id(self.client, self.uri, name, self._write)  # another process has made it meanwhile
+
     def _refuse_unknown(self, stands: Registered) -> None:
         if not stands.versions:
             there = ", ".join(names(self.client)) or "none"
@@ -190,7 +196,7 @@ class Registry:
     def _log_model(self, trainable: str, run: str | None, files: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
         """Stores a model's files in MLflow; what MLflow calls the model, and digests of all its files as they are
         stored. Raises InputError where the package was not stored as it is."""
-        experiment = experiment_id(self.client, self.uri, trainable, self._write)
+        experiment = self._experiment(trainable)
         import mlflow
 
         def log_model() -> Any:
@@ -212,7 +218,7 @@ class Registry:
     def _make_version(self, model: str, logged: Any, tags: Mapping[str, str], identity: TrialIdentity | None) -> str:
         """A version of a stored model, which is made with its tags in one write."""
         champion = self._champion(model)
-        with unless("RESOURCE_ALREADY_EXISTS"):
+        with Unless("RESOURCE_ALREADY_EXISTS"):
             self._write(self.client.create_registered_model, model)
         known = identity.version_in(champion.read().versions) if identity else None
         if known is not None:

@@ -9,14 +9,14 @@ from ..ledger.ledger import Ledger
 from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
 from ..tracking.projector import Projector
-from .catalogue import ABSENT, unless
+from .catalogue import ABSENT, Unless
 
 
 def run_of(client: Any, uri: str, spec: SweepSpec, ledger: Ledger, number: int) -> str:
     """The id of a trial's run. One that was deleted, or never sent, is made as `sync` would make it."""
     known = ledger.record.run_ids.get(number)
     if known is not None:
-        with unless(ABSENT):
+        with Unless(ABSENT):
             if client.get_run(known).info.lifecycle_stage == "active":
                 return known
     readable = _Readable(ledger)

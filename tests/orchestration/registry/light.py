@@ -15,7 +15,7 @@ from refsweep.orchestration.registry import registry as registry_module
 from refsweep.orchestration.registry.registry import Registry
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
-from refsweep.orchestration.tracking.client import experiment_id
+from refsweep.orchestration.sweep import find_sweep
 from refsweep.tests.help import driver_of
 
 
@@ -24,8 +24,9 @@ def without_files() -> Iterator[pytest.MonkeyPatch]:
     """While open, a version is stored without its files."""
 
     def log_model(self: Registry, trainable: str, run: str | None, files: Mapping[str, Any]) -> tuple[Any, Any]:
-        experiment = experiment_id(self.client, self.uri, trainable, self._write)
-        stored = self._write(self.client.create_logged_model, experiment, name="model", source_run_id=run)
+        stored = self._write(
+            self.client.create_logged_model, self._experiment(trainable), name="model", source_run_id=run
+        )
         return SimpleNamespace(model_id=stored.model_id, run_id=run), {}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -35,8 +36,10 @@ def without_files() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def swept(storage: Path, *, epochs: int = 2, trials: int = 3, **places: str) -> tuple[SweepSpec, Ledger]:
-    """A finished sweep `t` of toy trials, not sent to MLflow, and its ledger."""
+def swept(
+    storage: Path, *, epochs: int = 2, trials: int = 3, synced: bool = False, **places: str
+) -> tuple[SweepSpec, Ledger]:
+    """A finished sweep `t` of toy trials, sent to MLflow if `synced`, and its ledger."""
     spec = make_spec(
         {
             "name": "t",
@@ -52,4 +55,7 @@ def swept(storage: Path, *, epochs: int = 2, trials: int = 3, **places: str) -> 
     driver = driver_of(spec)
     InlineBackend().run(driver)
     driver.ledger.close()
+    if synced:
+        with find_sweep(spec.ledger_url, spec.name) as sweep:
+            sweep.sync()
     return spec, Ledger.open(spec.ledger_url, spec.name)
