@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from ...datasets.problems import InputError
 
 DIGESTS = "refsweep.files"  # tag of a version, and key of the metadata in its MLmodel
+ARTIFACTS = "artifacts"  # folder of what is loaded
 _NOT_STORED = "registered_model_meta"  # MLflow writes it beside what it downloads
 
 
@@ -26,29 +26,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def compare(found: Mapping[str, str], expected: Mapping[str, str], what: str) -> None:
-    """Raises InputError where files are not those that are expected; `what` are they."""
-    changed = sorted(name for name in expected if name in found and found[name] != expected[name])
-    parts = [
-        f"{', '.join(names)} {state}"
-        for names, state in (
-            (changed, "changed"),
-            (sorted(expected.keys() - found.keys()), "missing"),
-            (sorted(found.keys() - expected.keys()), "added"),
-        )
-        if names
-    ]
-    if parts:
-        raise InputError(f"{what} is not what was registered: {'; '.join(parts)}")
-
-
 def check(folder: Path, tag: str | None, what: str) -> None:
-    """Compares the files of a downloaded version with its tag. Raises InputError. A version without the tag was
-    registered before versions had digests: nothing is known of its files."""
+    """Compares the files of a downloaded version, `what`, with its tag. Raises InputError where one was changed, is
+    missing, or was added among the artifacts. A version without the tag was registered before versions had digests:
+    nothing is known of its files."""
     if tag is None:
         return
     try:
         expected = dict(json.loads(tag))
     except (ValueError, TypeError):
         raise InputError(f"{what}: its tag {DIGESTS} is not what was written") from None
-    compare(digests_of(folder), expected, what)
+    found = {f"{ARTIFACTS}/{name}": digest for name, digest in digests_of(folder / ARTIFACTS).items()}
+    found |= {name: sha256(folder / name) for name in expected if name not in found and (folder / name).is_file()}
+    states = {
+        "changed": [name for name in expected if name in found and found[name] != expected[name]],
+        "missing": expected.keys() - found.keys(),
+        "added": found.keys() - expected.keys(),
+    }
+    wrong = "; ".join(f"{', '.join(sorted(names))} {state}" for state, names in states.items() if names)
+    if wrong:
+        raise InputError(f"{what} is not what was registered: {wrong}")

@@ -22,19 +22,19 @@ class TrialIdentity:
     number: int
     sweep_id: str | None  # None for a sweep that no driver has run since sweeps have ids
     term: int
-    run_id: str | None  # its MLflow run, as the ledger has it
+    run_ids: frozenset[str]  # its MLflow runs: the one that the ledger has, and the one that it has in MLflow now
     checkpoint: str | None  # sha256 of the manifest of the checkpoint that was measured
 
     @classmethod
-    def of(cls, ledger: Ledger, trial: FrozenTrial) -> TrialIdentity:
-        """A ledger's trial."""
+    def of(cls, ledger: Ledger, trial: FrozenTrial, run: str) -> TrialIdentity:
+        """A ledger's trial, whose MLflow run is `run`."""
         record = ledger.record
         return cls(
             sweep=ledger.sweep,
             number=trial.number,
             sweep_id=record.id,
             term=record.term,
-            run_id=record.run_ids.get(trial.number),
+            run_ids=frozenset((run, record.run_ids.get(trial.number, run))),
             checkpoint=TrialRecord.of(trial).checkpoint_digest,
         )
 
@@ -55,7 +55,7 @@ class TrialIdentity:
         if SWEEP_ID in tags:
             same_weights = self.checkpoint is None or tags.get(CHECKPOINT, self.checkpoint) == self.checkpoint
             return bool(tags[SWEEP_ID] == self.sweep_id and same_weights)
-        return self.run_id is not None and version.run_id == self.run_id  # registered before sweeps had ids
+        return version.run_id in self.run_ids  # registered before sweeps had ids
 
 
 def duplicates(versions: Sequence[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from ..ledger.measured import manifest_digest
 from ..ledger.records import TrialRecord
 from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
-from .digests import DIGESTS, digests_of, sha256
+from .digests import ARTIFACTS, DIGESTS, digests_of, sha256
 from .requirements import ServingProcess
 from .wheel import write_wheel
 
@@ -125,7 +125,7 @@ def model_files(package: Package, data: str | None, folder: Path, serving: Servi
     rows = pd.DataFrame(example)
     code = Path(__file__).with_name("pyfunc.py")
     parts = ("package", "wheel")  # each an artifact
-    files = {f"artifacts/{p}/{n}": digest for p in parts for n, digest in digests_of(folder / p).items()}
+    files = {f"{ARTIFACTS}/{p}/{n}": digest for p in parts for n, digest in digests_of(folder / p).items()}
     return {
         "python_model": str(code),
         "artifacts": {part: str(folder / part) for part in parts},

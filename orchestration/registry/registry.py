@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,11 +29,12 @@ from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
 from ...trainables.training.package import Package
 from ..ledger.ledger import Ledger
+from ..spec.errors import WorkFailedError
 from ..spec.schema import SweepSpec
 from ..tracking.client import experiment_id, make_client
 from .catalogue import PREVIOUS, Registered, Unless, names, plain_errors
 from .champion import Champion
-from .digests import DIGESTS, check, digests_of
+from .digests import ARTIFACTS, DIGESTS, check, digests_of
 from .history import Kind, champions, target
 from .identity import TrialIdentity
 from .names import CHAMPION, ModelName, UnknownModelError
@@ -74,13 +76,13 @@ class Registry:
         WorkFailedError when another process makes another version champion at the same time.
         """
         trial = _chosen(ledger, number)
-        identity = TrialIdentity.of(ledger, trial)
         model = spec.trainable
         with plain_errors(), serving or ServingProcess(model) as process:
             champion = self._champion(model)
-            version = identity.version_in(champion.mend().versions)
             self._experiment(model)
             run = run_of(self.client, self.uri, spec, ledger, trial.number)
+            identity = TrialIdentity.of(ledger, trial, run)
+            version = identity.version_in(champion.mend().versions)
             if version is None:
                 version = self.register(package_trial(spec, trial, data), run, data, process, identity)
             replaced = champion.move(version, Kind.PROMOTE, sweep_id=identity.sweep_id, term=identity.term)
@@ -124,7 +126,7 @@ class Registry:
             return _described(self._champion(model).read(), str(version))
 
     def fetch(self, name: str, folder: Path) -> tuple[Package, Path]:
-        """Downloads `MODEL` (its champion), `MODEL@ALIAS` or `MODEL/VERSION` into a folder.
+        """Downloads `MODEL` (its champion), `MODEL@ALIAS` or `MODEL/VERSION` into a folder, in place of what is there.
 
         Returns the package and the folder of the MLflow model. Raises InputError with what there is, and where a file
         is not what was registered.
@@ -134,6 +136,8 @@ class Registry:
             tags = self._champion(model).read().version(version).tags
             import mlflow
 
+            if (folder / "MLmodel").is_file():  # an earlier download
+                shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
             with self._active():
                 path = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(folder)))
         check(path, tags.get(DIGESTS), f"model {model} version {version}")
@@ -195,7 +199,7 @@ class Registry:
 
     def _log_model(self, trainable: str, run: str | None, files: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
         """Stores a model's files in MLflow; what MLflow calls the model, and digests of all its files as they are
-        stored. Raises InputError where the package was not stored as it is."""
+        stored."""
         experiment = self._experiment(trainable)
         import mlflow
 
@@ -209,10 +213,8 @@ class Registry:
             with tempfile.TemporaryDirectory() as copy:
                 stored = Path(mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=copy))
                 digests = digests_of(stored)
-        sent = files["metadata"][DIGESTS]
-        check_stored = {name: digests.get(name, "") for name in sent}
-        if check_stored != sent:
-            raise InputError(f"MLflow at {self.uri} has not stored the model as it is")
+        if files["metadata"][DIGESTS].items() - digests.items():
+            raise WorkFailedError("MLflow has not stored the model as it was sent")
         return logged, digests
 
     def _make_version(self, model: str, logged: Any, tags: Mapping[str, str], identity: TrialIdentity | None) -> str:
@@ -293,6 +295,3 @@ def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)[:5000]
-
-
-__all__ = ["CHAMPION", "PREVIOUS", "Registry", "package_trial"]

@@ -178,6 +178,22 @@ def test_a_version_is_refused_when_any_of_its_files_has_another_bit(
         ):
             swept.registry.fetch(f"ikun/{promoted['version']}", tmp_path / str(number))
         file.write_bytes(content)
+    weights = next(file for file in files if file.name == "model.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    (tmp_path / "missing").mkdir()
+    with pytest.raises(InputError, match=r"is not what was registered: artifacts/package/model.safetensors missing"):
+        swept.registry.fetch(f"ikun/{promoted['version']}", tmp_path / "missing")
+    weights.write_bytes(content)
+
+
+def test_a_version_is_fetched_in_place_of_another(swept: Swept, promoted: dict[str, Any], tmp_path: Path):
+    name = f"ikun/{promoted['version']}"
+    _, folder = swept.registry.fetch(name, tmp_path)
+    (folder / "artifacts" / "wheel" / "earlier.whl").write_bytes(b"")
+    (folder / "tracked.mp4").write_bytes(b"of the user")
+    assert swept.registry.fetch(name, tmp_path)[0].trainable == "ikun"
+    assert (folder / "tracked.mp4").exists()
 
 
 def test_a_version_of_before_digests_is_loaded(swept: Swept, promoted: dict[str, Any], tmp_path: Path):

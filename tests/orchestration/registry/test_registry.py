@@ -6,45 +6,25 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from refsweep.datasets.problems import InputError
+from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.cli.model import _package, app
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.registry import catalogue
-from refsweep.orchestration.registry.history import Kind, Move, Phase, champions, moves_of
+from refsweep.orchestration.registry.history import Kind, Phase, champions
 from refsweep.orchestration.registry.registry import Registry
 from refsweep.orchestration.spec.errors import WorkFailedError
-from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.sweep import find_sweep
-from refsweep.tests.orchestration.registry.light import swept, without_files
+from refsweep.tests.orchestration.registry.light import Place, backwards_and_forwards, swept, without_files
 from refsweep.trainables.training.checkpoints import Checkpoints
-
-
-@dataclass
-class Place:
-    """A finished sweep `t` and the registry of its MLflow."""
-
-    spec: SweepSpec
-    ledger: Ledger
-    registry: Registry
-
-    def promote(self, number: int | None = None) -> dict[str, Any]:
-        return self.registry.promote(self.spec, self.ledger, None, number)
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        return {k: str(v) for k, v in self.registry.client.get_registered_model("toy").aliases.items()}
-
-    @property
-    def moves(self) -> list[Move]:
-        return moves_of(self.registry.client.get_registered_model("toy").tags)
-
-    def trial_of(self, version: int | str) -> str:
-        return str(self.registry.describe("toy", str(version))["trial"])
+from refsweep.trainables.training.package import Package
+from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +222,13 @@ def test_a_run_that_was_deleted_is_made_again_and_sync_finds_it(place: Place):
         sweep.spec = place.spec
         assert sweep.sync()["deleted"] == 0
         assert sweep.ledger.record.run_ids[0] == run
+
+
+def test_a_version_of_a_sweep_without_an_id_is_registered_once(place: Place):
+    """A sweep that ended before sweeps had ids, and whose runs MLflow never got."""
+    place.ledger._attributes = {k: v for k, v in place.ledger._attributes.items() if k != "id" and "run:" not in k}
+    place.ledger._record = None
+    assert [place.promote(0)["version"] for _ in range(2)] == [1, 1]
 
 
 # -- several at once, and duplicates -------------------------------------------------------------------------
@@ -443,3 +430,56 @@ def test_a_checkpoint_whose_value_is_not_the_ledgers_is_not_promoted(place: Plac
     trial.values = [trial.values[0] + 1e-6]
     with pytest.raises(InputError, match="its checkpoint is not the one that was measured, loss "):
         place.promote(0)
+
+
+# -- other stores, and the command line ----------------------------------------------------------------------
+
+
+def test_a_store_of_plain_files_behaves_alike(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    shutil.copytree(made, tmp_path / "out")
+    for place in opened(tmp_path / "out", (tmp_path / "mlruns").as_uri()):
+        backwards_and_forwards(place)
+
+
+def test_promote_roll_back_and_name_from_the_command_line(place: Place):
+    for number in (0, 1, 2):
+        place.promote(number)
+    uri = ["--tracking", place.registry.uri, "--json"]
+
+    def command(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*words, *uri])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return dict(json.loads(done.stdout)) if done.exit_code == 0 else {"code": done.exit_code}
+
+    assert command("rollback", "toy")["version"] == 2
+    assert command("rollback", "toy", "--to", "3")["replaced"] == "2"
+    assert command("list")["models"] == [{"model": "toy", "versions": 3, "champion": "3", "previous": "2"}]
+    assert [v["aliases"] for v in command("show", "toy")["versions"]] == [["champion"], ["previous"], []]
+    with pytest.raises(InputError, match="model 'toy' has no version '7'; there are: 1, 2, 3"):
+        command("rollback", "toy", "--to", "7")
+    assert command("rollback", "toy", "--to", "0") == {"code": 2}
+
+
+@pytest.mark.parametrize("name", ["{folder}/toy", "./toy", "toy", "out/3", "../{base}/toy"])
+def test_a_package_is_found_by_every_form_of_its_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = Package(trainable="toy", config={}, setting={}, facts={}, origin={}, weights={"w": torch.zeros(1)})
+    for folder in ("toy", "out/3"):
+        package.write(Store(str(tmp_path / folder)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert _package(name.format(folder=tmp_path, base=tmp_path.name), "./nowhere", None).trainable == "toy"
+    with pytest.raises(InputError, match=r"no MLflow at .*nowhere"):
+        _package("other", "./nowhere", None)
+
+
+def test_a_registered_model_comes_before_a_folder_of_its_name(place: Place, monkeypatch: pytest.MonkeyPatch):
+    place.promote(0)
+    monkeypatch.setattr(Registry, "fetch", lambda self, name, folder: (f"version {self.resolve(name)[1]}", folder))
+    monkeypatch.chdir(place.spec.storage)
+    Path("toy").mkdir()
+    (Path("toy") / "package.json").write_text("{}")
+    assert str(_package("toy", ".", place.registry.uri)) == "version 1"
+    with pytest.raises(InputError, match=r"toy@best|no version with the alias 'best'"):
+        _package("toy@best", ".", place.registry.uri)
