@@ -31,6 +31,7 @@ Tracks = Annotated[
 
 
 def _registry(storage: str, tracking: str | None) -> Registry:
+    from ..registry.names import UnknownModelError
     from ..registry.registry import Registry
     from ..spec.locations import check_tracking, folder_path, sqlite_path
     from ..spec.places import tracking_by_rule
@@ -44,17 +45,24 @@ def _registry(storage: str, tracking: str | None) -> Registry:
         uri = check_tracking(f"sqlite:///{folder_path(storage)}/mlflow.db", "--storage")
     path = sqlite_path(uri)
     if path is not None and not path.exists():
-        raise InputError(f"no MLflow at {path}: run a sweep first, or give --tracking")
+        raise UnknownModelError(f"no MLflow at {path}: run a sweep first, or give --tracking")
     return Registry(uri)
 
 
 def _package(name: str, storage: str, tracking: str | None) -> Package:
-    from ...trainables.training.package import Package
+    """The package that a name stands for: of a registered version, else of a folder."""
+    from ...trainables.training.package import PACKAGE, Package
+    from ..registry.names import UnknownModelError, is_place
 
-    if ("/" in name and not name.partition("/")[2].isdigit()) or name.startswith(("s3://", ".")):
+    if is_place(name):
         return Package.read(Store(name))
-    with tempfile.TemporaryDirectory() as folder:
-        return _registry(storage, tracking).fetch(name, Path(folder))[0]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _registry(storage, tracking).fetch(name, Path(folder))[0]
+    except UnknownModelError:
+        if (Path(name) / PACKAGE).is_file():
+            return Package.read(Store(name))
+        raise
 
 
 @app.command("list")
@@ -96,11 +104,18 @@ def promote(
 
 
 @app.command()
-def rollback(model: str, storage: Storage = "./refsweep-out", tracking: Tracking = None, as_json: Json = False) -> None:
-    """Make the previous champion champion again."""
-    version = _registry(storage, tracking).rollback(model)
+def rollback(
+    model: str,
+    to: Annotated[int | None, typer.Option("--to", help="This version instead of the one before.", min=1)] = None,
+    storage: Storage = "./refsweep-out",
+    tracking: Tracking = None,
+    as_json: Json = False,
+) -> None:
+    """Make the champion before the present one champion again; each time one further back."""
+    version = _registry(storage, tracking).rollback(model, to)
     replaced = version["replaced"]
-    show(version, as_json, f"{model} version {version['version']} is champion again, in place of version {replaced}")
+    was = f", in place of version {replaced}" if replaced else ""
+    show(version, as_json, f"{model} version {version['version']} is champion again{was}")
 
 
 @app.command("import")

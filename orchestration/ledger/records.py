@@ -101,6 +101,8 @@ class TrialRecord:
     cause: str | None = None  # why it ended early
     checkpoint: str | None = None  # its last one when it ended: `epoch-0007`
     setting: Mapping[str, float] | None = None  # the post-hoc choice of that checkpoint
+    checkpoint_name: str | None = None  # the one that its value was measured with, with its attempt: `epoch-0007.2`
+    checkpoint_digest: str | None = None  # sha256 of that one's manifest
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -116,6 +118,8 @@ class TrialRecord:
             cause=stored.get("cause"),
             checkpoint=stored.get("checkpoint"),
             setting=stored.get("setting"),
+            checkpoint_name=stored.get("checkpoint_name"),
+            checkpoint_digest=stored.get("checkpoint_digest"),
         )
 
     def as_attributes(self) -> dict[str, Any]:
@@ -138,6 +142,8 @@ class TrialChanges(TypedDict, total=False):
     cause: str
     checkpoint: str
     setting: Mapping[str, float]
+    checkpoint_name: str
+    checkpoint_digest: str
 
 
 def attributes(fields: Mapping[str, Any], *, unless: Sequence[Any] = ()) -> dict[str, Any]:

@@ -1,22 +1,24 @@
 """Registers, promotes, rolls back: the best trial of a sweep becomes a version of the model named after its trainable.
 
 A version is an MLflow pyfunc from code (no pickle) with signature, example and explicit requirements (`packaging`). It
-carries the package (weights, Config, post-hoc setting) and the wheel of the code that made it. The alias `champion` is
-what users load; `previous` is what `rollback` returns to.
+carries the package (weights, Config, post-hoc setting) and the wheel of the code that made it. Its tags say whose it is
+(`identity`) and what its files are (`digests`). The alias `champion` is what users load (`champion`); `previous` is
+what `rollback` returns to.
 
-MLflow is imported inside functions: it takes two seconds, in which other things can be done, and reads variables that
-`make_client` sets.
+Every write goes through `Registry._write`; tests crash there. MLflow is imported inside functions: it takes two
+seconds, in which other things can be done, and reads variables that `make_client` sets.
 """
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import io
 import json
 import os
+import shutil
 import tempfile
-from datetime import UTC, datetime
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,24 +29,36 @@ from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
 from ...trainables.training.package import Package
 from ..ledger.ledger import Ledger
+from ..spec.errors import WorkFailedError
 from ..spec.schema import SweepSpec
 from ..tracking.client import experiment_id, make_client
+from .catalogue import PREVIOUS, Registered, Unless, names, plain_errors
+from .champion import Champion
+from .digests import ARTIFACTS, DIGESTS, check, digests_of
+from .history import Kind, champions, target
+from .identity import TrialIdentity
+from .names import CHAMPION, ModelName, UnknownModelError
 from .packaging import model_files, package_trial
 from .requirements import ServingProcess
+from .runs import run_of
 
-CHAMPION, PREVIOUS = "champion", "previous"
+_MLFLOWS = threading.RLock()  # held while MLflow's module-level functions are set to one MLflow
 
 
 class Registry:
-    """The registered models of the MLflow at `uri`."""
+    """The registered models of the MLflow at `uri`. What MLflow refuses or can't answer is a WorkFailedError."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
+    def _write(self, what: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """The only door to the registry for writing."""
+        return what(*arguments, **named)
+
     @cached_property
     def client(self) -> Any:
         """MLflow's client, made when it is first needed."""
-        return make_client(self.uri)
+        return self._write(make_client, self.uri)
 
     def promote(
         self,
@@ -58,158 +72,213 @@ class Registry:
 
         A trial that is promoted again is not registered again. `serving`, a process for the sweep's trainable, saves
         the seconds in which it has imported already. Returns the version as `describe` does, and the version that it
-        replaced. Raises InputError when there is no such trial.
+        replaced. Raises InputError when there is no such trial, or what it was measured with is not there any more;
+        WorkFailedError when another process makes another version champion at the same time.
         """
         trial = _chosen(ledger, number)
-        with serving or ServingProcess(spec.trainable) as process:
-            version = self._version_of(spec.trainable, spec.name, trial.number)
+        model = spec.trainable
+        with plain_errors(), serving or ServingProcess(model) as process:
+            champion = self._champion(model)
+            self._experiment(model)
+            run = run_of(self.client, self.uri, spec, ledger, trial.number)
+            identity = TrialIdentity.of(ledger, trial, run)
+            version = identity.version_in(champion.mend().versions)
             if version is None:
-                package = package_trial(spec, trial, data)
-                version = self.register(package, ledger.record.run_ids.get(trial.number), data, process)
-                name = f"{spec.name}/{trial.number}"
-                self.client.set_model_version_tag(spec.trainable, version, "refsweep.trial", name)
-        champion = self._alias(spec.trainable, CHAMPION)
-        if champion is not None and champion != version:
-            self.client.set_registered_model_alias(spec.trainable, PREVIOUS, champion)
-        self.client.set_registered_model_alias(spec.trainable, CHAMPION, version)
-        who = {"promoted_by": _who(), "promoted_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        for key, value in who.items():
-            self.client.set_model_version_tag(spec.trainable, version, f"refsweep.{key}", value)
-        return {**self.describe(spec.trainable, version), "replaced": champion if champion != version else None}
+                version = self.register(package_trial(spec, trial, data), run, data, process, identity)
+            replaced = champion.move(version, Kind.PROMOTE, sweep_id=identity.sweep_id, term=identity.term)
+            return {**_described(champion.read(), version), "replaced": replaced}
 
-    def rollback(self, model: str) -> dict[str, Any]:
-        """Swaps champion and previous. Raises InputError when either is missing."""
-        champion, previous = self._alias(model, CHAMPION), self._alias(model, PREVIOUS)
-        if champion is None or previous is None:
-            raise InputError(f"model {model!r} has no {PREVIOUS if champion else CHAMPION} version to go back to")
-        self.client.set_registered_model_alias(model, CHAMPION, previous)
-        self.client.set_registered_model_alias(model, PREVIOUS, champion)
-        self.client.set_model_version_tag(model, previous, "refsweep.rolled_back_by", _who())
-        return {**self.describe(model, previous), "replaced": champion}
+    def rollback(self, model: str, to: int | None = None) -> dict[str, Any]:
+        """Makes the champion before the present one champion again, one further back each time, or version `to`.
+
+        Raises InputError when there is no such version.
+        """
+        with plain_errors():
+            champion = self._champion(model)
+            stands = champion.mend()
+            self._refuse_unknown(stands)
+            wanted = str(to) if to is not None else _before(stands)
+            if wanted is None:
+                raise InputError(f"model {model!r} has no {PREVIOUS} version to go back to")
+            stands.version(wanted)
+            replaced = champion.move(wanted, Kind.ROLLBACK)
+            return {**_described(champion.read(), wanted), "replaced": replaced}
 
     def models(self) -> list[dict[str, Any]]:
         """Every registered model: its name, number of versions, champion and previous."""
+        with plain_errors():
+            standing = [self._champion(name).looked_at() for name in names(self.client)]
         return [
-            {
-                "model": m.name,
-                "versions": len(self._versions(m.name)),
-                **{a: m.aliases.get(a) for a in (CHAMPION, PREVIOUS)},
-            }
-            for m in self.client.search_registered_models()
+            {"model": m.name, "versions": len(m.versions), **{a: m.aliases.get(a) for a in (CHAMPION, PREVIOUS)}}
+            for m in standing
         ]
 
     def versions_of(self, model: str) -> list[dict[str, Any]]:
         """Every version of a model, newest first. Raises InputError when there is no such model."""
-        described = [self.describe(model, v.version) for v in self._versions(model)]
-        if not described:
-            names = ", ".join(m["model"] for m in self.models()) or "none"
-            raise InputError(f"no model {model!r} in {self.uri}; there are: {names}")
-        return described
+        with plain_errors():
+            stands = self._champion(model).looked_at()
+            self._refuse_unknown(stands)
+        return [_described(stands, str(version.version)) for version in stands.versions]
 
     def describe(self, model: str, version: str) -> dict[str, Any]:
-        """A version, its aliases and its tags in plain values."""
-        stored = self.client.get_model_version(model, version)
-        tags = {k.removeprefix("refsweep."): v for k, v in stored.tags.items() if k.startswith("refsweep.")}
-        return {
-            "model": model,
-            "version": int(stored.version),
-            "aliases": sorted(self._aliases(model, stored.version)),
-            "run_id": stored.run_id,
-            **{key: tags.get(key) for key in ("trial", "metrics", "setting", "data", "promoted_by", "promoted_at")},
-        }
+        """A version, its aliases and its tags in plain values. Raises InputError where there is none."""
+        with plain_errors():
+            return _described(self._champion(model).read(), str(version))
 
     def fetch(self, name: str, folder: Path) -> tuple[Package, Path]:
-        """Downloads `MODEL` (its champion), `MODEL@ALIAS` or `MODEL/VERSION` into a folder.
+        """Downloads `MODEL` (its champion), `MODEL@ALIAS` or `MODEL/VERSION` into a folder, in place of what is there.
 
-        Returns the package and the folder of the MLflow model. Raises InputError with what there is.
+        Returns the package and the folder of the MLflow model. Raises InputError with what there is, and where a file
+        is not what was registered.
         """
-        model, version = self.resolve(name)
-        import mlflow
+        with plain_errors():
+            model, version = self.resolve(name)
+            tags = self._champion(model).read().version(version).tags
+            import mlflow
 
-        with self._active():
-            path = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(folder)))
+            if (folder / "MLmodel").is_file():  # an earlier download
+                shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
+            with self._active():
+                path = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(folder)))
+        check(path, tags.get(DIGESTS), f"model {model} version {version}")
         return Package.read(Store(str(path / "artifacts" / "package"))), path
 
     def resolve(self, name: str) -> tuple[str, str]:
         """Model and version of a name that `fetch` takes. Raises InputError with what there is."""
-        model, _, alias = name.partition("@")
-        model, _, version = model.partition("/")
-        if version:
-            if version not in {v.version for v in self._versions(model)}:
-                raise InputError(f"model {model!r} has no version {version!r}")
-            return model, version
-        at = self._alias(model, alias or CHAMPION)
-        if at is None:
-            self.versions_of(model)
-            raise InputError(f"model {model!r} has no version with the alias {alias or CHAMPION!r}")
-        return model, at
+        wanted = ModelName.parse(name)
+        with plain_errors():
+            stands = self._champion(wanted.model).looked_at()
+            self._refuse_unknown(stands)
+        if wanted.version is not None:
+            return wanted.model, str(stands.version(wanted.version).version)
+        if wanted.alias.lower() == "latest":  # as MLflow has it
+            return wanted.model, str(stands.versions[0].version)
+        if wanted.alias not in stands.aliases:
+            raise UnknownModelError(f"model {wanted.model!r} has no version with the alias {wanted.alias!r}")
+        return wanted.model, stands.aliases[wanted.alias]
 
-    def register(self, package: Package, run: str | None, data: str | None, serving: ServingProcess) -> str:
+    def register(
+        self,
+        package: Package,
+        run: str | None,
+        data: str | None,
+        serving: ServingProcess,
+        identity: TrialIdentity | None = None,
+    ) -> str:
         """Makes a new version from a package; returns its number.
 
         Args:
             run: the MLflow run that it belongs to; a new one if None.
             data: where the data is of which the example is a row.
             serving: a process for the package's trainable that has not served yet.
+            identity: the trial that it is of. Where another process has registered the same one meanwhile, that
+                version counts.
         """
-        experiment = experiment_id(self.client, self.uri, package.trainable)
-        import mlflow
-
-        with tempfile.TemporaryDirectory() as folder, self._active():
+        with tempfile.TemporaryDirectory() as folder, plain_errors():
             files = model_files(package, data, Path(folder), serving)
-            with (
-                contextlib.redirect_stderr(io.StringIO()),
-                mlflow.start_run(
-                    run_id=run, experiment_id=None if run else experiment, run_name=None if run else "import"
-                ),
-            ):
-                logged = mlflow.pyfunc.log_model(name="model", registered_model_name=package.trainable, **files)
-        version = str(logged.registered_model_version)
-        for key, value in package.origin.items():
-            self.client.set_model_version_tag(package.trainable, version, f"refsweep.{key}", _text(value))
-        self.client.set_model_version_tag(package.trainable, version, "refsweep.setting", _text(package.setting))
-        return version
+            logged, digests = self._log_model(package.trainable, run, files)
+        tags = {f"refsweep.{key}": _text(value) for key, value in package.origin.items()}
+        tags |= {"refsweep.setting": _text(package.setting), DIGESTS: json.dumps(digests)}
+        tags |= identity.tags() if identity else {}
+        return self._make_version(package.trainable, logged, tags, identity)
 
     # ----------------------------------------------------------------------------------------------------
 
-    def _version_of(self, model: str, sweep: str, number: int) -> str | None:
-        wanted = f"{sweep}/{number}"
-        return next((str(v.version) for v in self._versions(model) if v.tags.get("refsweep.trial") == wanted), None)
+    def _champion(self, model: str) -> Champion:
+        return Champion(self.client, self._write, model)
 
-    def _versions(self, model: str) -> Any:
-        listed = self.client.search_model_versions(f"name = '{model}'")
-        return sorted(listed, key=lambda v: -int(v.version))
+    def _experiment(self, name: str) -> str:
+        with Unless("RESOURCE_ALREADY_EXISTS"):
+            return experiment_id(self.client, self.uri, name, self._write)
+        return experiment_id(self.client, self.uri, name, self._write)  # another process has made it meanwhile
 
-    def _alias(self, model: str, alias: str) -> str | None:
-        from mlflow.exceptions import MlflowException
+    def _refuse_unknown(self, stands: Registered) -> None:
+        if not stands.versions:
+            there = ", ".join(names(self.client)) or "none"
+            raise UnknownModelError(f"no model {stands.name!r} in {self.uri}; there are: {there}")
 
-        try:
-            return str(self.client.get_model_version_by_alias(model, alias).version)
-        except MlflowException:
-            return None
+    def _log_model(self, trainable: str, run: str | None, files: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+        """Stores a model's files in MLflow; what MLflow calls the model, and digests of all its files as they are
+        stored."""
+        experiment = self._experiment(trainable)
+        import mlflow
 
-    def _aliases(self, model: str, version: str) -> list[str]:
-        aliases = self.client.get_registered_model(model).aliases
-        return [alias for alias, at in aliases.items() if str(at) == str(version)]
+        def log_model() -> Any:
+            new = None if run else "import"
+            with mlflow.start_run(run_id=run, experiment_id=None if run else experiment, run_name=new):
+                return mlflow.pyfunc.log_model(name="model", **files)
+
+        with self._active(), contextlib.redirect_stderr(io.StringIO()):
+            logged = self._write(log_model)
+            with tempfile.TemporaryDirectory() as copy:
+                stored = Path(mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=copy))
+                digests = digests_of(stored)
+        if files["metadata"][DIGESTS].items() - digests.items():
+            raise WorkFailedError("MLflow has not stored the model as it was sent")
+        return logged, digests
+
+    def _make_version(self, model: str, logged: Any, tags: Mapping[str, str], identity: TrialIdentity | None) -> str:
+        """A version of a stored model, which is made with its tags in one write."""
+        champion = self._champion(model)
+        with Unless("RESOURCE_ALREADY_EXISTS"):
+            self._write(self.client.create_registered_model, model)
+        known = identity.version_in(champion.read().versions) if identity else None
+        if known is not None:
+            return known
+        with self._active():  # MLflow looks the model up where its module-level functions do
+            source = f"models:/{logged.model_id}"
+            made = self._write(
+                self.client.create_model_version,
+                model,
+                source,
+                run_id=logged.run_id,
+                tags=dict(tags),
+                model_id=logged.model_id,
+            )
+        own = str(made.version)
+        return (identity.version_in(champion.mend().versions) if identity else None) or own
 
     @contextlib.contextmanager
-    def _active(self) -> Any:
+    def _active(self) -> Iterator[None]:
         """While open, MLflow's module-level functions use this MLflow."""
         import mlflow
 
-        # MLflow writes both into the environment, from where processes that are started later would take them
-        names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-        tracking, registry = (os.environ.get(name) for name in names)
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(tracking)
-            mlflow.set_registry_uri(registry)
-            if registry is None:
-                os.environ.pop(names[1], None)
+        with _MLFLOWS:
+            # MLflow writes both into the environment, from where processes that are started later would take them
+            variables = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+            tracking, registry = (os.environ.get(name) for name in variables)
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
+            try:
+                yield
+            finally:
+                mlflow.set_tracking_uri(tracking)
+                mlflow.set_registry_uri(registry)
+                if registry is None:
+                    os.environ.pop(variables[1], None)
+
+
+def _described(stands: Registered, number: str) -> dict[str, Any]:
+    """A version of a model, its aliases and its tags in plain values."""
+    stored = stands.version(number)
+    tags = {k.removeprefix("refsweep."): v for k, v in stored.tags.items() if k.startswith("refsweep.")}
+    shown = ("trial", "metrics", "setting", "data", "promoted_by", "promoted_at", "sweep_id")
+    return {
+        "model": stands.name,
+        "version": int(stored.version),
+        "aliases": sorted(alias for alias, at in stands.aliases.items() if at == number),
+        "run_id": stored.run_id,
+        **{key: tags.get(key) for key in shown},
+    }
+
+
+def _before(stands: Registered) -> str | None:
+    """The version to which a rollback goes: by the history, and where the champion of a model without one was deleted,
+    by its alias."""
+    if not stands.moves:
+        return stands.aliases.get(PREVIOUS)
+    return target(champions(stands.moves), stands.champion, stands.numbers)
 
 
 def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:
@@ -224,15 +293,5 @@ def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:
     return done[number]
 
 
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)[:5000]
-
-
-__all__ = ["CHAMPION", "PREVIOUS", "Registry", "package_trial"]

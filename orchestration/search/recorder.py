@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from ...datasets.problems import InputError
 from ...trainables.training.checkpoints import Checkpoints
 from ..ledger.ledger import Ledger
+from ..ledger.measured import manifest_digest
 from ..ledger.records import TrialChanges
 from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
@@ -98,5 +99,8 @@ class Recorder:
         if newest is not None:
             last["checkpoint"] = str(newest.name).rpartition(".")[0]
             last["setting"] = dict(history[-1]["setting"]) if history else {}
+            if entries and (newest.name.epoch, newest.name.batch) == (int(entries[-1]["epoch"]), 0):
+                last["checkpoint_name"] = str(newest.name)
+                last["checkpoint_digest"] = manifest_digest(newest)
         self._ledger.tell(number, state, values, **last)
         self._changed(number)

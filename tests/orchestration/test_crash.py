@@ -1,8 +1,8 @@
 """Killed between any two writes, a sweep ends as it would have: resumed == undisturbed, bit for bit.
 
-One slot, in this process, no Ray. Every write to ledger, checkpoint folder and MLflow goes through one of four
-doors; the folder is copied at each, which is what a process killed there leaves behind, and a sweep is resumed
-from every copy.
+One slot, in this process, no Ray. Every write to ledger, checkpoint folder, MLflow and registry goes through one of
+five doors; the folder is copied at each, which is what a process killed there leaves behind, and a sweep is resumed
+from every copy. A registry is looked at by one command, which repairs it, and the command that was stopped is repeated.
 """
 
 from __future__ import annotations
@@ -21,15 +21,24 @@ import pytest
 from refsweep.datasets.storage.store import Store
 from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.registry.history import Phase, champions, moves_of
+from refsweep.orchestration.registry.registry import Registry
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.spec.folders import trial_folder
 from refsweep.orchestration.spec.read import make_spec
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.tracking.projector import SPENT_PREFIX, TRIAL, Projector
 from refsweep.tests.help import driver_of, new_ledger
+from refsweep.tests.orchestration.registry.light import swept, without_files
 from refsweep.trainables.training.checkpoints import Checkpoints
 
-DOORS: list[tuple[type, str]] = [(Ledger, "_write"), (Store, "write"), (Store, "delete"), (Projector, "_send")]
+DOORS: list[tuple[type, str]] = [
+    (Ledger, "_write"),
+    (Store, "write"),
+    (Store, "delete"),
+    (Projector, "_send"),
+    (Registry, "_write"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +246,81 @@ def resume(spec_json: dict[str, Any]) -> dict[str, Any]:
     driver.ledger.close()
     shutil.rmtree(spec.storage)
     return found
+
+
+# What is done to a registry, in this order.
+COMMANDS: list[Callable[[Registry, SweepSpec, Ledger], Any]] = [
+    lambda registry, spec, ledger: registry.promote(spec, ledger, None, 0),
+    lambda registry, spec, ledger: registry.promote(spec, ledger, None, 1),
+    lambda registry, spec, ledger: registry.rollback("toy"),
+]
+
+
+def test_a_registry_stopped_after_any_write_is_repaired_by_the_next_command(
+    fast: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch
+):
+    spec, ledger = swept(fast / "whole", trials=2, synced=True)
+    states: list[Standing] = [NOTHING]
+    repaired: list[tuple[int, Future[tuple[Standing, Standing | None]]]] = []
+    with without_files(), monkeypatch.context() as patch:
+        registry = Registry(str(spec.tracking_uri))
+
+        def submit(copy: Path) -> None:
+            stopped = len(states) - 1
+            repaired.append((stopped, pool.submit(repair, {**spec.as_json(), "storage": str(copy)}, stopped)))
+
+        copies = Copies(Path(spec.storage), fast / "copies", patch, submit)
+        for command in COMMANDS:
+            command(registry, spec, ledger)
+            states.append(standing(registry))
+    ledger.close()
+    assert copies.unseen == [], "a write came through no door"
+    assert copies.names.count("Registry._write") >= 15
+    assert [state[:2] for state in states[2:]] == [
+        ({"champion": "2", "previous": "1"}, ["1", "2"]),
+        ({"champion": "1"}, ["1"]),
+    ]
+    for point, (name, (stopped, future)) in enumerate(zip(copies.names, repaired, strict=True)):
+        looked, again = future.result()
+        where = f"stopped after write {point} ({name}) of command {stopped}"
+        assert looked[:2] in [s[:2] for s in states[stopped : stopped + 2]], where
+        assert again is None or again == states[stopped + 1], where
+
+
+# Aliases; champions, of which the last one is; the versions of each trial.
+Standing = tuple[dict[str, str], list[str], dict[str, list[int]]]
+NOTHING: Standing = ({}, [], {})
+
+
+def standing(registry: Registry) -> Standing:
+    """How a registry stands. Reads alone."""
+    if not registry.client.search_registered_models():
+        return NOTHING
+    stored = registry.client.get_registered_model("toy")
+    moves = moves_of(stored.tags)
+    assert not [move for move in moves if move.state is Phase.OPEN]
+    versions: dict[str, list[int]] = {}
+    for version in registry.client.search_model_versions("name = 'toy'"):
+        versions.setdefault(version.tags["refsweep.trial"], []).append(int(version.version))
+    return {alias: str(at) for alias, at in stored.aliases.items()}, champions(moves), versions
+
+
+def repair(spec_json: dict[str, Any], stopped: int) -> tuple[Standing, Standing | None]:
+    """How a registry stands after a command that only looks, and after the one that was stopped is repeated: a rollback
+    that has taken place is not."""
+    spec = make_spec(spec_json)
+    ledger = Ledger.open(spec.ledger_url, spec.name)
+    with without_files():
+        registry = Registry(str(spec.tracking_uri))
+        registry.models()
+        looked = standing(registry)
+        again = None
+        if stopped < len(COMMANDS) - 1 or looked[0]["champion"] == "2":
+            COMMANDS[stopped](registry, spec, ledger)
+            again = standing(registry)
+    ledger.close()
+    shutil.rmtree(spec.storage)
+    return looked, again
 
 
 def same(a: Any, b: Any) -> bool:

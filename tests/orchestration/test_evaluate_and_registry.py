@@ -104,7 +104,9 @@ def test_promotion_moves_the_alias_and_rollback_moves_it_back(swept: Swept, prom
     assert registry.resolve("ikun@previous") == ("ikun", str(first))
     back = registry.rollback("ikun")
     assert (back["version"], back["aliases"]) == (first, ["champion"])
-    assert registry.resolve("ikun@previous") == ("ikun", str(second["version"]))
+    with pytest.raises(InputError, match="has no previous version to go back to"):
+        registry.rollback("ikun")
+    assert registry.resolve(f"ikun/{second['version']}") == ("ikun", str(second["version"]))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,73 @@ def test_a_version_holds_no_pickle_and_all_that_a_server_needs(champion: tuple[P
     assert "signature:" in described
     assert "loader_module: mlflow.pyfunc.loaders.code_model" in described
     assert all("==" in line for line in (folder / "requirements.txt").read_text().split())
+
+
+def stored_files(swept: Swept, promoted: dict[str, Any]) -> list[Path]:
+    """Of the promoted version, where MLflow keeps them."""
+    uri = swept.registry.client.get_model_version_download_uri("ikun", promoted["version"])
+    return sorted(path for path in Path(uri.removeprefix("file://")).rglob("*") if path.is_file())
+
+
+def test_a_version_is_refused_when_any_of_its_files_has_another_bit(
+    swept: Swept, promoted: dict[str, Any], tmp_path: Path
+):
+    files = stored_files(swept, promoted)
+    assert {"MLmodel", "pyfunc.py", "model.safetensors", "package.json", "requirements.txt"} <= {f.name for f in files}
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[len(changed) // 2] ^= 1
+        file.write_bytes(changed)
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(
+            InputError, match=rf"^model ikun version \d+ is not what was registered: .*{file.name} chan"
+        ):
+            swept.registry.fetch(f"ikun/{promoted['version']}", tmp_path / str(number))
+        file.write_bytes(content)
+    weights = next(file for file in files if file.name == "model.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    (tmp_path / "missing").mkdir()
+    with pytest.raises(InputError, match=r"is not what was registered: artifacts/package/model.safetensors missing"):
+        swept.registry.fetch(f"ikun/{promoted['version']}", tmp_path / "missing")
+    weights.write_bytes(content)
+
+
+def test_a_version_is_fetched_in_place_of_another(swept: Swept, promoted: dict[str, Any], tmp_path: Path):
+    name = f"ikun/{promoted['version']}"
+    _, folder = swept.registry.fetch(name, tmp_path)
+    (folder / "artifacts" / "wheel" / "earlier.whl").write_bytes(b"")
+    (folder / "tracked.mp4").write_bytes(b"of the user")
+    assert swept.registry.fetch(name, tmp_path)[0].trainable == "ikun"
+    assert (folder / "tracked.mp4").exists()
+
+
+def test_a_version_of_before_digests_is_loaded(swept: Swept, promoted: dict[str, Any], tmp_path: Path):
+    client, version = swept.registry.client, str(promoted["version"])
+    digests = client.get_model_version("ikun", version).tags["refsweep.files"]
+    client.delete_model_version_tag("ikun", version, "refsweep.files")
+    assert swept.registry.fetch(f"ikun/{version}", tmp_path)[0].trainable == "ikun"
+    client.set_model_version_tag("ikun", version, "refsweep.files", digests)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "artifacts/package/model.safetensors",
+        "artifacts/package/package.json",
+        "artifacts/wheel/refsweep-*.whl",
+        "artifacts/wheel/another.whl",
+        "pyfunc.py",
+    ],
+)
+def test_a_pyfunc_is_not_loaded_from_files_that_were_changed(name: str, champion: tuple[Package, Path]):
+    _, folder = champion
+    assert mlflow.pyfunc.load_model(str(folder)).unwrap_python_model() is not None
+    file = next(folder.glob(name), folder / name)
+    file.write_bytes((file.read_bytes() if file.exists() else b"") + b"\n")
+    with pytest.raises(ValueError, match=rf"^this model is not what was registered: .*{file.name} changed, missing"):
+        mlflow.pyfunc.load_model(str(folder))
 
 
 def test_a_server_without_our_package_answers_from_the_wheel_as_we_do(champion: tuple[Package, Path]):
