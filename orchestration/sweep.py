@@ -11,6 +11,7 @@ from ..datasets.problems import InputError
 from ..trainables.training.checkpoints import Checkpoints
 from .execution.backend import Backend
 from .execution.stopping import stop_requests
+from .identity import claim_folder, moved_places, refuse_foreign_folder, refuse_moved
 from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
@@ -72,16 +73,27 @@ def open_sweep(spec: SweepSpec) -> Sweep:
     return sweep
 
 
-def find_sweep(ledger_url: str, name: str) -> Sweep:
-    """A sweep by name, with the spec it was started with. Raises UnknownSweepError."""
+def find_sweep(ledger_url: str, name: str, *, storage: str | None = None, to_look: bool = False) -> Sweep:
+    """A sweep by name, with the spec it was started with. The record that is opened is the record that is driven:
+    raises InputError when it names another ledger, or another storage than `storage`, unless it is opened only
+    `to_look`. Raises UnknownSweepError."""
     ledger = Ledger.open(ledger_url, name)
-    return Sweep(make_spec(ledger.record.spec), ledger)
+    try:
+        spec = make_spec(ledger.record.spec)
+        if not to_look:
+            refuse_moved(spec, ledger_url, storage)
+    except InputError:
+        ledger.close()
+        raise
+    return Sweep(spec, ledger)
 
 
 def _refuse_differences(ledger: Ledger, spec: SweepSpec) -> None:
-    changed = differences(ledger.record.spec, spec.as_json())
-    if changed:
-        lines = "\n".join(f"  {line}" for line in changed)
+    moved, hint = moved_places(ledger.record.spec, spec)
+    places = ("storage: ", "ledger: ", "tracking: ")
+    changed = [line for line in differences(ledger.record.spec, spec.as_json()) if not line.startswith(places)]
+    if changed or moved:
+        lines = "\n".join([f"  {line}" for line in [*changed, *moved]] + ([hint] if moved else []))
         raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
 
 
@@ -142,10 +154,12 @@ class Sweep:
         """
         if self._ledger is not None:
             self._ledger.refuse_if_driven()
+        refuse_foreign_folder(self.spec, self._ledger)  # before anything is written
         space = search_space(self.spec.trainable)
         data_uri, data_fingerprint = prepare_data(self.spec)
         ledger = self._take_lease()
         self._refuse_other_data(data_fingerprint)
+        claim_folder(self.spec, ledger)
         with stop_requests(sweep_folder(self.spec)) as stop_requested:
             try:
                 room = backend.room(self.spec, stop_requested)
@@ -217,6 +231,7 @@ class Sweep:
         uri = self.spec.tracking_uri
         if uri is None:
             raise InputError("tracking: this sweep has none, and models are registered in MLflow")
+        refuse_foreign_folder(self.spec, self.ledger)
         return Registry(uri).promote(self.spec, self.ledger, data_of(self.spec), number, serving)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SweepState:
@@ -225,6 +240,7 @@ class Sweep:
         ledger = self.ledger
         if not ledger.has_driver():
             raise InputError(f"sweep {ledger.sweep!r} is not running: it is {ledger.state}")
+        refuse_foreign_folder(self.spec, ledger)
         folder = sweep_folder(self.spec)
         until = time.monotonic() + timeout_s
         while ledger.has_driver() and time.monotonic() < until:
@@ -238,14 +254,15 @@ class Sweep:
         """Uploads anything that MLflow missed; counts of `trials` there and of `deleted` stray runs. Raises InputError
         while a driver runs, which does so itself, and where the sweep has no MLflow."""
         ledger = self.ledger
+        refuse_foreign_folder(self.spec, ledger)
         ledger.take_lease()
+        claim_folder(self.spec, ledger)
         projector = self._projector()
         if projector is None:
             raise InputError("tracking: this sweep has none")
-        counts = projector.reconcile()
         stored = ledger.record.state
         projector.sweep(str(SweepState.STOPPED if stored is SweepState.RUNNING else stored))
-        return counts
+        return projector.reconcile()
 
 
 def _state_after(driver: Driver) -> SweepState:

@@ -16,6 +16,7 @@ from ..trainables import coercion, discovery
 from ..trainables.training.checkpoints import Checkpoints
 from ..trainables.training.config import config_hash
 from ..trainables.training.loop import NonFiniteError, Stopped, Training
+from .registry.wheel import code_hash
 from .spec.errors import WorkFailedError
 from .spec.read import override
 
@@ -46,7 +47,7 @@ def train_once(
         Checkpoints(place),
         attempt=1 + max((name.attempt for name in newest), default=0),
         device="cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"),
-        provenance={"trial": f"train/{trainable}", "data": mark},
+        provenance={"trial": f"train/{trainable}", "data": mark, "code": code_hash()},
     )
     checkpoint = training.resume()
     if checkpoint is not None:

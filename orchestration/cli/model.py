@@ -11,7 +11,7 @@ import typer
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
-from .output import Json, Storage, ledger_url, show, table, tell
+from .output import Json, Storage, show, table, tell
 
 if TYPE_CHECKING:
     from ...trainables.training.package import Package
@@ -78,10 +78,10 @@ def promote(
 ) -> None:
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
     from ..registry.requirements import ServingProcess
-    from ..sweep import find_sweep
+    from .places import find
 
     # the second process imports the model's code while this one does
-    with find_sweep(ledger_url(storage, ledger), sweep) as opened, ServingProcess(opened.spec.trainable) as serving:
+    with find(sweep, storage, ledger) as opened, ServingProcess(opened.spec.trainable) as serving:
         version = opened.promote(trial, serving)
     was = f", in place of version {version['replaced']}" if version["replaced"] else ""
     line = f"{version['model']} version {version['version']} (trial {version['trial']}) is champion{was}"

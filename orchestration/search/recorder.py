@@ -15,6 +15,7 @@ from ..ledger.records import TrialChanges
 from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
 from .budget import BudgetKeeper
+from .ending import write_ending
 from .protocol import Verdict
 from .pruners.base import Pruner
 
@@ -99,4 +100,5 @@ class Recorder:
             last["checkpoint"] = str(newest.name).rpartition(".")[0]
             last["setting"] = dict(history[-1]["setting"]) if history else {}
         self._ledger.tell(number, state, values, **last)
+        write_ending(self._ledger, number, self.checkpoints(number))
         self._changed(number)
