@@ -10,26 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 from ..datasets.problems import InputError
 from ..trainables.training.checkpoints import Checkpoints
+from .admission import (
+    changes,
+    check_places,
+    refuse_differences,
+    refuse_gpu_hours,
+    refuse_other_data,
+    refuse_other_space,
+)
 from .execution.backend import Backend
 from .execution.stopping import stop_requests
+from .identity import claim_folder, refuse_foreign_folder, refuse_moved
 from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
-from .search.check import NO_GPU_HOURS
 from .search.check import new_problems as new_search_problems
 from .search.check import problems as search_problems
 from .search.check import warnings as search_warnings
 from .search.driver import Driver, Observer
-from .search.protocol import STOP_MARK, Room
+from .search.protocol import STOP_MARK
 from .search.spaces import search_space
-from .search.walks import SpaceRecord, changes, contradictions, space_record
+from .search.walks import space_record
 from .spec.check import epochs_of, trainable_problems
 from .spec.data import data_of, prepare_data
 from .spec.errors import LeaseTakenError, LedgerUnavailableError, StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
 from .spec.locations import check_tracking
 from .spec.places import place_problems
-from .spec.read import Draft, differences, draft_spec, make_spec, override, settle
+from .spec.read import Draft, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector
 from .tracking.tracker import Tracker
@@ -40,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
-PROBE = "WRITABLE"  # written to a new sweep's folder and deleted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,44 +93,31 @@ def open_sweep(spec: SweepSpec) -> Sweep:
     sweep = Sweep(spec, ledger)
     try:
         if ledger is not None:
-            _refuse_differences(ledger, spec)
+            refuse_differences(ledger, spec)
     except InputError:
         sweep.close()
         raise
     return sweep
 
 
-def find_sweep(ledger_url: str, name: str, tracking: str | None = None, *, readonly: bool = False) -> Sweep:
-    """A sweep by name, with the spec it was started with; `readonly` only to look at it. Raises UnknownSweepError, and
-    InputError for a `tracking` that is not the sweep's."""
+def find_sweep(
+    ledger_url: str, name: str, tracking: str | None = None, *, storage: str | None = None, readonly: bool = False
+) -> Sweep:
+    """A sweep by name, with the spec it was started with. The record that is opened is the record that is driven:
+    raises InputError when it names another ledger, another storage than `storage` or another MLflow than `tracking`,
+    unless it is opened `readonly`, only to look at it. Raises UnknownSweepError."""
     ledger = Ledger.open(ledger_url, name, readonly=readonly)
     sweep = Sweep(make_spec(ledger.record.spec), ledger)
     try:
+        if not readonly:
+            refuse_moved(sweep.spec, ledger_url, storage)
         if tracking is not None:
             given = settle(sweep.spec.model_copy(update={"tracking": check_tracking(tracking, "--tracking")}))
-            _refuse_differences(ledger, sweep.spec.model_copy(update={"tracking": given.tracking}))
+            refuse_differences(ledger, sweep.spec.model_copy(update={"tracking": given.tracking}))
     except InputError:
         sweep.close()
         raise
     return sweep
-
-
-def _changes(ledger: Ledger, spec: SweepSpec) -> list[str]:
-    """How a spec differs from the one that a sweep's record holds."""
-    known = {**ledger.record.spec}
-    if known.get("tracking") is None and spec.tracking == make_spec(known).tracking_uri:
-        known["tracking"] = spec.tracking  # the default, written out
-    return differences(known, spec.as_json())
-
-
-def _refuse_differences(ledger: Ledger, spec: SweepSpec) -> None:
-    """Raises InputError where a sweep's spec is another than that of its trials; one without trials takes it."""
-    changed = _changes(ledger, spec)
-    if changed and (ledger.trials or ledger.sweep != spec.name):
-        lines = "\n".join(f"  {line}" for line in changed)
-        if any(line.startswith(("storage:", "ledger:", "tracking:")) for line in changed):
-            lines += f"\nfor a sweep that was moved: `refsweep sweep adopt {spec.name}` with its places"
-        raise InputError(f"sweep {spec.name!r} exists with another spec; give this one another name, or undo:\n{lines}")
 
 
 class Sweep:
@@ -157,7 +151,7 @@ class Sweep:
         and with everything that is wrong."""
         draft = draft_spec(override(self.ledger.record.spec, changes))
         spec = _checked(draft, "spec")  # what new sweeps alone are refused for, it began with
-        _refuse_differences(self.ledger, spec)
+        refuse_differences(self.ledger, spec)
         self.spec = spec
 
     def checkpoints(self, number: int) -> Checkpoints:
@@ -182,24 +176,27 @@ class Sweep:
         `resuming` tries again what had halted it; `retry_failed` gives every failed trial a successor. Raises
         InputError before any trial has started, LeaseTakenError while another driver runs it.
         """
+        refuse_foreign_folder(self.spec, self._ledger)  # before anything is written
         space = search_space(self.spec.trainable)
         searched = space_record(space.space, self.spec.fixed)
         # a sweep that has begun can be stopped while its data is read; of a new one nothing is written before
         checked = prepare_data(self.spec) if self._ledger is None else None
-        room = self._check_places(backend)
+        room = check_places(self.spec, backend) if self._ledger is None else None
         ledger = self._take_lease()
         with stop_requests(sweep_folder(self.spec)) as stop_requested:
             try:
                 with stop_requested.at_once():
                     data_uri, data_fingerprint = checked or prepare_data(self.spec)
-                    self._refuse_other_data(data_fingerprint)
-                    self._refuse_other_space(searched)
+                    refuse_other_data(ledger, data_fingerprint)
+                    refuse_other_space(ledger, searched)
+                    claim_folder(self.spec, ledger)
                     room = room or backend.room(self.spec, stop_requested)
-                self._refuse_gpu_hours(room)
+                refuse_gpu_hours(self.spec, room)
             except StopRequestedError:
                 ledger.update_sweep(state=SweepState.STOPPED)
                 return Outcome(SweepState.STOPPED)
-            tracker = self._tracker()
+            projector = self._projector()
+            tracker = Tracker(projector) if projector is not None else None
             driver = Driver(
                 self.spec,
                 ledger,
@@ -226,64 +223,19 @@ class Sweep:
         driver.budget.end()
         return self._finish(driver, tracker)
 
-    def _check_places(self, backend: Backend) -> Room | None:
-        """Raises InputError for what a new sweep would be refused for once its ledger is there: a storage that can't be
-        written, nodes that can't run it. The room, where nodes need not be waited for."""
-        if self._ledger is not None:
-            return None
-        folder = sweep_folder(self.spec)
-        try:
-            folder.write(PROBE, b"")
-            folder.delete(PROBE)
-        except OSError as error:
-            raise InputError(f"storage: {folder.uri} can't be written: {error}") from error
-        if self.spec.resources.wait_s:
-            return None
-        room = backend.room(self.spec, lambda: False)
-        self._refuse_gpu_hours(room)
-        return room
-
-    def _refuse_gpu_hours(self, room: Room) -> None:
-        if self.spec.budget.gpu_hours is not None and not room.gpus_per_worker:
-            raise InputError(f"budget.gpu_hours: {NO_GPU_HOURS}")
-
     def _take_lease(self) -> Ledger:
         modes = [o.mode for o in self.spec.objectives]
         if self._ledger is None:
             self._ledger = Ledger.create(self.spec.ledger_url, self.spec.name, modes, self.spec.as_json())
         self._ledger.take_lease()
-        _refuse_differences(self._ledger, self.spec)  # another process may have made or changed it meanwhile
-        if _changes(self._ledger, self.spec):
+        refuse_differences(self._ledger, self.spec)  # another process may have made or changed it meanwhile
+        if changes(self._ledger, self.spec):
             self._ledger.begin_anew(modes, self.spec.as_json())
         return self._ledger
-
-    def _refuse_other_data(self, fingerprint: str) -> None:
-        known = self.ledger.record.data_fingerprint
-        if known is None or not self.ledger.trials:
-            self.ledger.update_sweep(data_fingerprint=fingerprint)
-        elif known != fingerprint:
-            name = self.spec.name
-            raise InputError(f"the data has changed since sweep {name!r} began: it was {known}, it is {fingerprint}")
-
-    def _refuse_other_space(self, searched: SpaceRecord) -> None:
-        ledger, stored = self.ledger, self.ledger.record.space
-        if ledger.trials:
-            changed = contradictions(ledger.trials, searched) if stored is None else changes(stored, searched)
-            if changed:
-                lines = "\n".join(f"  {line}" for line in changed)
-                name = self.spec.name
-                raise InputError(
-                    f"the search space has changed since sweep {name!r} began; undo it, or name another:\n{lines}"
-                )
-        ledger.update_sweep(space=searched)
 
     def _projector(self) -> Projector | None:
         uri = self.spec.tracking_uri
         return None if uri is None else Projector(uri, self.ledger, self.checkpoints)
-
-    def _tracker(self) -> Tracker | None:
-        projector = self._projector()
-        return Tracker(projector) if projector is not None else None
 
     def _finish(self, driver: Driver, tracker: Tracker | None) -> Outcome:
         ledger = self.ledger
@@ -304,6 +256,7 @@ class Sweep:
         uri = self.spec.tracking_uri
         if uri is None:
             raise InputError("tracking: this sweep has none, and models are registered in MLflow")
+        refuse_foreign_folder(self.spec, self.ledger)
         return Registry(uri).promote(self.spec, self.ledger, data_of(self.spec), number, serving)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SweepState:
@@ -312,6 +265,7 @@ class Sweep:
         ledger = self.ledger
         if not ledger.has_driver():
             raise InputError(f"sweep {ledger.sweep!r} is not running: it is {ledger.state}")
+        refuse_foreign_folder(self.spec, ledger)
         folder = sweep_folder(self.spec)
         until = time.monotonic() + timeout_s
         while ledger.has_driver() and time.monotonic() < until:
@@ -325,14 +279,15 @@ class Sweep:
         """Uploads anything that MLflow missed; counts of `trials` there and of `deleted` stray runs. Raises InputError
         while a driver runs, which does so itself, and where the sweep has no MLflow."""
         ledger = self.ledger
+        refuse_foreign_folder(self.spec, ledger)
         ledger.take_lease()
+        claim_folder(self.spec, ledger)
         projector = self._projector()
         if projector is None:
             raise InputError("tracking: this sweep has none")
-        counts = projector.reconcile()
         stored = ledger.record.state
         projector.sweep(str(SweepState.STOPPED if stored is SweepState.RUNNING else stored))
-        return counts
+        return projector.reconcile()
 
 
 def _state_after(driver: Driver) -> SweepState:

@@ -18,6 +18,7 @@ from ..trainables.training.checkpoints import Checkpoints
 from ..trainables.training.config import config_hash
 from ..trainables.training.loop import NonFiniteError, Stopped, Training
 from .execution.stopping import stop_signals
+from .registry.wheel import code_hash
 from .spec.errors import WorkFailedError
 from .spec.places import folder_problem
 from .spec.read import override
@@ -74,7 +75,7 @@ def train_once(
         Checkpoints(place),
         attempt=1 + max((name.attempt for name in newest), default=0),
         device="cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"),
-        provenance={"trial": f"train/{trainable}", "data": mark},
+        provenance={"trial": f"train/{trainable}", "data": mark, "code": code_hash()},
     )
     checkpoint = training.resume()
     if checkpoint is not None:

@@ -133,11 +133,12 @@ def list_jobs(cluster: str, insecure: bool, as_json: bool) -> None:
     show({"cluster": cluster, "jobs": rows}, as_json, table(f"jobs on {cluster}", rows))
 
 
-def stop(name: str, cluster: str, insecure: bool, as_json: bool) -> None:
-    """Stops a sweep's job. Raises WorkFailedError when its driver had to be killed."""
+def stop(name: str, cluster: str, insecure: bool, as_json: bool, storage: str | None, ledger: str | None) -> None:
+    """Stops a sweep's job, of the sweep that has these places. Raises WorkFailedError when its driver had to be
+    killed."""
     from ..jobs.client import Jobs
 
-    job, clean = Jobs(cluster, insecure=insecure).stop(name)
+    job, clean = Jobs(cluster, insecure=insecure).stop(name, ledger, storage)
     show({"name": name, "clean": clean, **job.as_json()}, as_json, f"sweep {name}: job {job.id} {job.state}")
     if not clean:
         raise WorkFailedError(f"the driver was killed before it had finished; submit {name} again to continue")

@@ -10,7 +10,7 @@ import typer
 
 from ...datasets.problems import InputError
 from ...datasets.storage.store import Store
-from .output import Json, Storage, SweepTracking, Tracking, ledger_url, show, table, tell
+from .output import Json, Storage, SweepTracking, Tracking, show, table, tell
 
 if TYPE_CHECKING:
     from ...trainables.training.package import Package
@@ -92,10 +92,10 @@ def promote(
 ) -> None:
     """Register a sweep's best trial and make it champion of the model named after its trainable."""
     from ..registry.requirements import ServingProcess
-    from ..sweep import find_sweep
+    from .places import find
 
     # the second process imports the model's code while this one does
-    found = find_sweep(ledger_url(storage, ledger), sweep, tracking)
+    found = find(sweep, storage, ledger, tracking)
     with found as opened, ServingProcess(opened.spec.trainable) as serving:
         version = opened.promote(trial, serving)
     was = f", in place of version {version['replaced']}" if version["replaced"] else ""

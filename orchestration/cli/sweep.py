@@ -11,8 +11,11 @@ import typer
 from ...datasets.problems import InputError
 from ..spec.errors import WorkFailedError
 from . import jobs
+from .adopt import adopt
 from .jobs import Cluster, Insecure
 from .output import Json, Name, Sets, Storage, SweepTracking, ledger_url, say, show, table, tell
+from .places import absolute, find, given
+from .verify import verify
 
 if TYPE_CHECKING:
     from ..ledger.ledger import Ledger
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run, watch, resume and stop sweeps.")
 app.command("submit")(jobs.submit)
 app.command("logs")(jobs.logs)
+app.command("adopt")(adopt)
+app.command("verify")(verify)
 
 Plain = Annotated[bool, typer.Option("--plain", help="Print lines instead of a live table.")]
 LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Default: <storage>/ledger.db.")]
@@ -72,9 +77,8 @@ def sweep_resume(
 ) -> None:
     """Continue a sweep after a crash or a stop, or with more trials."""
     from ..execution.ray_start import ray_in_background
-    from ..sweep import find_sweep
 
-    sweep = find_sweep(ledger_url(storage, ledger), name, tracking)
+    sweep = find(name, storage, ledger, tracking)
     sweep.ledger.refuse_if_driven()
     more = [f"search.trials={trials}"] if trials is not None else []
     with ray_in_background(sweep.spec.trainable) as connected, _problems_first():
@@ -128,11 +132,10 @@ def sweep_status(
     if cluster is not None:
         jobs.status(name, cluster, insecure, as_json)
         return
-    from ..sweep import find_sweep
     from .budget_lines import budget_lines
     from .summary import summary
 
-    with find_sweep(ledger_url(storage, ledger), name, readonly=True) as sweep:
+    with find(name, storage, ledger, readonly=True) as sweep:
         content = sweep.status()
         shown = summary(sweep.ledger, content["state"])
         show(content, as_json, shown, *budget_lines(content["budget"]), *_why_it_ended(sweep.ledger))
@@ -167,11 +170,9 @@ def sweep_stop(
 ) -> None:
     """Ask a running sweep to write checkpoints and stop."""
     if cluster is not None:
-        jobs.stop(name, cluster, insecure, as_json)
+        jobs.stop(name, cluster, insecure, as_json, absolute(storage) if given("storage") else None, ledger)
         return
-    from ..sweep import find_sweep
-
-    with find_sweep(ledger_url(storage, ledger), name) as sweep:
+    with find(name, storage, ledger) as sweep:
         state = sweep.stop()
     show({"name": name, "state": str(state)}, as_json, f"sweep {name}: {state}")
     if not state.is_final:
@@ -187,9 +188,7 @@ def sweep_sync(
     as_json: Json = False,
 ) -> None:
     """Upload anything MLflow missed. Safe to repeat."""
-    from ..sweep import find_sweep
-
-    with find_sweep(ledger_url(storage, ledger), name, tracking) as sweep:
+    with find(name, storage, ledger, tracking) as sweep:
         try:
             counts = sweep.sync()
         except InputError:

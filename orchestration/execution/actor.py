@@ -29,6 +29,10 @@ class TrialActor(tune.Trainable):
         self._run: TrialRun | WorkersRun | None = None
         self._assigned = config["assignment"]
 
+    def __repr__(self) -> str:
+        """As Ray lists the actor, which it asks once it is set up."""
+        return f"TrialActor({self._assigned['sweep']}, {self._assigned['sweep_id']})"
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same actor for the next trial."""
         self._forget()

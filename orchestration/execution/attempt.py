@@ -5,6 +5,7 @@ Exceptions never leave a trial; they are reported with their cause. Nothing here
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Generator
 from typing import Any
@@ -17,6 +18,7 @@ from ...trainables import coercion, discovery
 from ...trainables.training.checkpoints import Checkpoints
 from ...trainables.training.loop import Stopped, Training
 from ...trainables.training.team import Team
+from ..registry.wheel import code_hash
 from ..search.failures import failure_of
 from ..search.protocol import Assignment, Report, StopRequested
 
@@ -104,10 +106,19 @@ def make_training(a: Assignment, datasets: DatasetCache, team: Team | None = Non
             "sweep_id": a.sweep_id,
             "term": a.term,
             "data": a.data_fingerprint,
+            "code": _code(),
+            "asked": a.asked,
         },
+        earlier_ids=a.earlier_ids,
         best=a.best,
         team=team,
     )
+
+
+@functools.cache
+def _code() -> str:
+    """The version of the code that this process runs."""
+    return code_hash()
 
 
 def training_began_s(training: Training | None) -> float | None:

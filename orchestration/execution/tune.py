@@ -30,6 +30,7 @@ from ..spec.errors import LeaseTakenError, LedgerUnavailableError
 from ..spec.folders import sweep_folder
 from ..spec.schema import SweepSpec
 from .actor import TrialActor
+from .groups import SweepGroups
 from .head_watch import watched_head
 from .resources import remove_orphaned_placement_groups, room_now, wait_for_room
 from .scratch import own_folder
@@ -72,8 +73,10 @@ class TuneBackend:
 
 def _fit(bridge: _Bridge, several: bool) -> None:
     # an actor that only holds workers needs nothing, but Tune refuses nothing
-    own = {"cpu": bridge.driver.spec.resources.cpus_per_worker, "gpu": bridge.driver.room.gpus_per_worker}
-    resources = {"cpu": 0, "memory": 64 * 2**20} if several else own
+    driver = bridge.driver
+    own = {"CPU": driver.spec.resources.cpus_per_worker, "GPU": driver.room.gpus_per_worker}
+    needed = {"memory": 64 * 2**20} if several else own
+    resources = SweepGroups(needed, driver.spec.name, driver.ledger.record.id)
     with own_folder("refsweep-tune-", tempfile.gettempdir()) as folder, _tune_environment():
         tune.Tuner(
             tune.with_resources(TrialActor, resources),

@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -98,7 +99,8 @@ class WorkersRun:
 
     def _start(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        name = mailbox_name(self.assignment)
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here, name=name).remote()
         self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
         self._thread.start()
 
@@ -148,6 +150,11 @@ class WorkersRun:
             ray.get(self._mailbox.answer.remote(go_on))
 
 
+def mailbox_name(a: Assignment) -> str:
+    """Names of actors are unique in a job, and Tune may set one attempt up in two actors: hence the random end."""
+    return f"refsweep/{a.sweep}/{a.sweep_id}/{a.number}.{a.attempt}/{uuid.uuid4().hex[:12]}"
+
+
 def _workers(a: Assignment) -> str:
     low, high = a.workers
     count = str(low) if low == high else f"{low} to {high}"
@@ -174,7 +181,7 @@ def fit(a: Assignment, mailbox: Any) -> None:
                 placement_strategy="PACK",
             ),
             run_config=RunConfig(
-                name=f"{a.sweep}-{a.number}-{a.attempt}",
+                name=f"{a.sweep}-{a.number}-{a.attempt}-{a.sweep_id}",
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=0),
             ),

@@ -18,12 +18,13 @@ from ...datasets.problems import InputError
 from ..registry.versions import mismatches, versions
 from ..spec.errors import WorkFailedError
 from ..spec.read import settle
+from ..spec.same_place import shown
 from ..spec.schema import SweepSpec
 from .dashboard import connect
 from .job import Job, job_from, next_id
 from .log import follow
 from .package import STOP_TIMEOUT_S, check_places, runtime_env
-from .protocol import CODE, ENTRYPOINT, LEDGER, SWEEP, TOKEN, Begun, Ended, new_token
+from .protocol import CODE, ENTRYPOINT, LEDGER, STORAGE, SWEEP, TOKEN, Begun, Ended, new_token
 
 STOP_POLL_S = 0.5
 
@@ -47,13 +48,20 @@ class Jobs:
         jobs = [job for details in listed if (job := job_from(details)) is not None]
         return sorted(jobs, key=lambda job: (job.started or "", job.sweep, job.number))
 
-    def of(self, sweep: str) -> list[Job]:
-        """The jobs of a sweep, oldest first, at least one. Raises InputError if there is none."""
+    def of(self, sweep: str, ledger: str | None = None, storage: str | None = None) -> list[Job]:
+        """The jobs of a sweep, oldest first, at least one; with places, of the one sweep of that name that has them.
+        Raises InputError if there is none."""
         jobs = self.all()
-        own = sorted((job for job in jobs if job.sweep == sweep), key=lambda job: job.number)
-        if not own:
+        named = sorted((job for job in jobs if job.sweep == sweep), key=lambda job: job.number)
+        if not named:
             names = ", ".join(sorted({job.sweep for job in jobs})) or "none"
             raise InputError(f"no job of sweep {sweep!r} on {self.address}; there are: {names}")
+        own = [job for job in named if job.is_at(ledger, storage)]
+        if not own:
+            others = "; ".join(sorted({f"{job.id}: {job.places}" for job in named}))
+            raise InputError(
+                f"the jobs of sweep {sweep!r} on {self.address} are of another sweep of that name: {others}"
+            )
         return own
 
     def get(self, job: str) -> Job:
@@ -90,7 +98,8 @@ class Jobs:
             raise InputError("\n".join(wrong))
         earlier = self._ended_jobs(spec)
         job, token = next_id(spec.name, earlier), new_token()
-        metadata = {SWEEP: spec.name, LEDGER: spec.ledger_url, CODE: versions()["refsweep"], TOKEN: token}
+        places = {LEDGER: shown(spec.ledger_url), STORAGE: shown(spec.storage)}
+        metadata = {SWEEP: spec.name, **places, CODE: versions()["refsweep"], TOKEN: token}
         with tempfile.TemporaryDirectory(prefix="refsweep-job-") as folder:
             env = runtime_env(spec, Path(folder), needs=needs, settings=settings or {}, install=install, token=token)
             try:
@@ -104,15 +113,23 @@ class Jobs:
         return self.get(job)
 
     def _ended_jobs(self, spec: SweepSpec) -> list[str]:
-        """Ids of the sweep's jobs. Raises InputError when one of them is not over."""
-        own = [job for job in self.all() if job.sweep == spec.name]
-        for job in own:
-            if not job.is_over:
+        """Ids of the jobs of sweeps of this name: ids are unique on a cluster. Raises InputError when this sweep has
+        one that is not over, or when another sweep has one in the same storage."""
+        named = [job for job in self.all() if job.sweep == spec.name]
+        for job in named:
+            if job.is_over:
+                continue
+            if job.is_at(spec.ledger_url, spec.storage) or job.is_at(spec.ledger_url, None):
                 raise InputError(
                     f"sweep {spec.name!r} is already running as job {job.id}: watch it with `sweep logs {spec.name} "
                     "--follow`, or stop it with `sweep stop`"
                 )
-        return [job.id for job in own]
+            if job.is_at(None, spec.storage):
+                raise InputError(
+                    f"job {job.id} runs another sweep {spec.name!r} in the same storage ({job.places}): give this one "
+                    "another name (--set name=...) or another storage"
+                )
+        return [job.id for job in named]
 
     def until_begun(self, job: str) -> Job:
         """Waits until a job's sweep has begun or the job is over. Raises InputError or WorkFailedError with the
@@ -136,13 +153,18 @@ class Jobs:
         with self._errors_of_ray():
             return str(self._client.get_job_logs(job)).splitlines()
 
-    def stop(self, sweep: str) -> tuple[Job, bool]:
+    def stop(self, sweep: str, ledger: str | None = None, storage: str | None = None) -> tuple[Job, bool]:
         """Asks a sweep's driver to let trials write checkpoints and to end, and waits for it.
 
         Returns the job, and whether the driver ended by itself (False: Ray killed it). Raises InputError when no job
-        of the sweep runs.
+        of the sweep runs, and when two sweeps of that name do and no place says which is meant.
         """
-        newest = self.of(sweep)[-1]
+        own = self.of(sweep, ledger, storage)
+        running = [job for job in own if not job.is_over]
+        if len(running) > 1:
+            which = "; ".join(f"{job.id}: {job.places}" for job in running)
+            raise InputError(f"several sweeps {sweep!r} run, say which by --ledger or --storage: {which}")
+        newest = (running or own)[-1]
         if newest.is_over:
             raise InputError(f"sweep {sweep!r} is not running: its job {newest.id} is {newest.state}")
         with self._errors_of_ray():

@@ -10,7 +10,8 @@ from typing import Any
 
 from ...datasets.problems import InputError
 from ..spec.errors import WorkFailedError
-from .protocol import LEDGER, SWEEP, TOKEN, Begun, Ended, Event, event_of
+from ..spec.same_place import same_place
+from .protocol import LEDGER, STORAGE, SWEEP, TOKEN, Begun, Ended, Event, event_of
 
 _TAIL = 30  # lines of a log that are shown when a driver ended without saying why
 
@@ -24,7 +25,8 @@ class Job:
     state: str  # pending, running, stopped, succeeded or failed
     exit_code: int | None  # of the driver; negative: the signal that killed it
     message: str  # Ray's own
-    ledger: str  # its URL
+    ledger: str  # its URL, without a password
+    storage: str = ""  # of a job of a version that did not say
     started: str | None  # ISO 8601, UTC
     ended: str | None
     token: str | None  # of its protocol lines; None: submitted by a version that had none
@@ -38,6 +40,16 @@ class Job:
     def number(self) -> int:
         """n of `<sweep>-<n>`; 0 for an id of another form."""
         return number_of(self.id, self.sweep) or 0
+
+    def is_at(self, ledger: str | None, storage: str | None) -> bool:
+        """Whether its sweep has these places; None, here or in the job's record, is any."""
+        pairs = ((self.ledger, ledger), (self.storage, storage))
+        return all(not known or asked is None or same_place(known, asked) for known, asked in pairs)
+
+    @property
+    def places(self) -> str:
+        """Where its sweep is, in words."""
+        return f"ledger {self.ledger or 'unknown'}, storage {self.storage or 'unknown'}"
 
     def event_of(self, line: str) -> Event | None:
         """The event that a line of this job's log reports; None for any other line."""
@@ -111,6 +123,7 @@ def job_from(details: Any) -> Job | None:
         exit_code=details.driver_exit_code,
         message=details.message or "",
         ledger=metadata.get(LEDGER, ""),
+        storage=metadata.get(STORAGE, ""),
         started=_utc(details.start_time),
         ended=_utc(details.end_time),
         token=metadata.get(TOKEN),

@@ -21,6 +21,7 @@ from typing import Any
 
 # keys of a job's metadata
 SWEEP, LEDGER, CODE, TOKEN = "refsweep.sweep", "refsweep.ledger", "refsweep.code", "refsweep.token"
+STORAGE = "refsweep.storage"  # it and the ledger tell two sweeps of one name apart
 JOB_FILE = "job.json"  # in the job's working directory
 # PYTHONSAFEPATH: a folder named refsweep where the cluster was started is not taken for the package
 ENTRYPOINT = "PYTHONSAFEPATH=1 exec python -m refsweep.orchestration.cli.job"

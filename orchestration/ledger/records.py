@@ -51,6 +51,8 @@ class SweepRecord:
     spent: str | None = None  # the budget that stopped it, with the figures
     drivers: Sequence[DriverRun] = ()  # when a driver ran, oldest first
     run_ids: Mapping[int, str] = field(default_factory=dict)  # MLflow run of each trial
+    moved_from: Sequence[str] = ()  # places of its ledger before it was adopted at this one
+    earlier_ids: Sequence[str] = ()  # of the sweeps that it is a copy of: their checkpoints are its own too
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> SweepRecord:
@@ -67,8 +69,10 @@ class SweepRecord:
             halted_with=Failure.from_json(halted_with) if halted_with else None,
             forgiven=int(attributes.get("forgiven", -1)),
             spent=attributes.get("spent"),
+            moved_from=tuple(attributes.get("moved_from", ())),
+            earlier_ids=tuple(attributes.get("earlier_ids", ())),
             drivers=tuple(driver_runs(attributes)),
-            run_ids={int(k[4:]): str(v) for k, v in attributes.items() if k.startswith("run:")},
+            run_ids={int(k[4:]): str(v) for k, v in attributes.items() if k.startswith("run:") and v},
         )
 
 
@@ -86,6 +90,8 @@ class SweepChanges(TypedDict, total=False):
     forgiven: int
     spent: str | None
     drivers: Sequence[DriverRun]
+    moved_from: Sequence[str]
+    earlier_ids: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from ...datasets.problems import InputError
+from ...trainables.training.adoption import refuse_foreign
 from ...trainables.training.checkpoints import Checkpoint, Checkpoints
 from ..ledger.failure import FailedAttempt, Failure
 from ..ledger.ledger import Ledger
@@ -20,6 +22,7 @@ from ..ledger.records import TrialRecord, failed_alike
 from ..ledger.usage import devices_of
 from ..spec.schema import SweepSpec
 from .asking import PinnedTrial, Space, propose
+from .assigning import assignment
 from .budget import BudgetKeeper
 from .discovery import make_pruner, make_sampler
 from .failures import decide
@@ -132,6 +135,8 @@ class Driver:
             newest = self.checkpoints(record.retry_of).newest()
             if newest is not None:
                 self.checkpoints(number).copy_from(newest)
+        if newest is not None and self._halt_if_foreign(number, newest):
+            return None
         if newest is not None and self._replay(number, newest) is Verdict.END:
             return None
         # batches of the next epoch are in a checkpoint only when its attempt was asked to stop
@@ -152,6 +157,16 @@ class Driver:
             self._recorder.end(number, TrialState.FAIL, None, cause=last.failure.message)
         return last.action in ("infeasible", "fail")
 
+    def _halt_if_foreign(self, number: int, newest: Checkpoint) -> bool:
+        """Whether a checkpoint is not this sweep's: its results must not be taken for the trial's."""
+        ours = {"sweep_id": self.ledger.record.id, "data": self.data_fingerprint}
+        try:
+            refuse_foreign(newest, ours, self.ledger.record.earlier_ids)
+        except InputError as error:
+            self.halt(f"trial {number}: {error}", Failure("bad_input", str(error)))
+            return True
+        return False
+
     def _replay(self, number: int, newest: Checkpoint) -> Verdict:
         """Reports what the checkpoint's history has and the ledger lacks."""
         # batches of the next epoch were trained: the newest was judged too
@@ -162,24 +177,7 @@ class Driver:
         self.live[trial.number] = record.attempt
         self.budget.attempt_started(trial.number)
         self._progressed.discard(trial.number)
-        objectives = self.spec.objectives
-        return Assignment(
-            sweep=self.spec.name,
-            number=trial.number,
-            attempt=record.attempt,
-            trainable=self.spec.trainable,
-            config=record.config,
-            data_uri=self.data_uri,
-            data_fingerprint=self.data_fingerprint,
-            storage=f"{self.spec.storage.rstrip('/')}/{self.spec.name}",
-            sweep_id=self.ledger.record.id,
-            term=self.ledger.record.term,
-            best=(objectives[0].metric, objectives[0].mode) if len(objectives) == 1 else None,
-            stream=self.spec.stream,
-            workers=self.spec.resources.worker_range,
-            cpus=self.spec.resources.cpus_per_worker,
-            gpus=self.room.gpus_per_worker,
-        )
+        return assignment(self.spec, self.ledger, trial, self.room, self.data_uri, self.data_fingerprint)
 
     # -- events ------------------------------------------------------------------------------------------
 

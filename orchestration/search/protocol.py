@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -67,6 +67,8 @@ class Assignment:
     workers: tuple[int, int]  # at least, at most
     cpus: int  # of each worker
     gpus: float  # of each worker
+    earlier_ids: Sequence[str] = ()  # of sweeps that this one is a copy of
+    asked: Mapping[str, Any] = field(default_factory=dict)  # its parameters, for manifests: `ending.asked`
 
 
 class NoTrial(Enum):

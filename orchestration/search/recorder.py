@@ -16,6 +16,7 @@ from ..ledger.records import TrialChanges
 from ..spec.folders import trial_folder
 from ..spec.schema import SweepSpec
 from .budget import BudgetKeeper
+from .ending import write_ending
 from .protocol import Verdict
 from .pruners.base import Pruner
 
@@ -103,4 +104,5 @@ class Recorder:
                 last["checkpoint_name"] = str(newest.name)
                 last["checkpoint_digest"] = manifest_digest(newest)
         self._ledger.tell(number, state, values, **last)
+        write_ending(self._ledger, number, self.checkpoints(number))
         self._changed(number)

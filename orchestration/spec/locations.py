@@ -81,22 +81,6 @@ def sqlite_path(url: str) -> Path | None:
     return folder_path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
-def same_database(one: str, other: str) -> bool:
-    """Whether two URLs name one database: one file, or one name on one server. Drivers and users are no difference."""
-    first, second = sqlite_path(one), sqlite_path(other)
-    if first is not None or second is not None:
-        return first is not None and second is not None and first.resolve() == second.resolve()
-    a, b = urlsplit(one), urlsplit(other)
-    kinds = {parts.scheme.partition("+")[0] for parts in (a, b)}
-    places = {((p.hostname or "localhost").lower(), _port(p.netloc), p.path.strip("/")) for p in (a, b)}
-    return kinds <= {"postgresql", "postgres"} and len(places) == 1
-
-
-def _port(place: str) -> str:
-    port = place.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
-    return port or "5432"
-
-
 def folder_path(text: str) -> Path:
     """The absolute path that a person means, `~` written out. Raises InputError for the home of an unknown user."""
     try:

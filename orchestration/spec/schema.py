@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from ...datasets.problems import InputError
-from .locations import check_url, folder_path, same_database
+from .locations import check_url, folder_path
+from .same_place import same_place
 
 
 class _Part(BaseModel):
@@ -193,6 +194,6 @@ def location_problems(spec: SweepSpec) -> list[str]:
             check_url(spec.ledger)
         except InputError as error:
             problems.append(f"ledger: {str(error).removeprefix('ledger ')}")
-    if spec.tracking_uri is not None and same_database(spec.ledger_url, spec.tracking_uri):
+    if spec.tracking_uri is not None and same_place(spec.ledger_url, spec.tracking_uri):
         problems.append(f"tracking: must be another database than the ledger, got {spec.tracking_uri} for both")
     return problems

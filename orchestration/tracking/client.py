@@ -7,8 +7,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ...datasets.problems import InputError
 from ..spec.locations import sqlite_path
 from .tables import copy_tables
+
+log = logging.getLogger(__name__)
 
 
 def make_client(uri: str) -> Any:
@@ -40,13 +43,31 @@ def make_client(uri: str) -> Any:
 def experiment_id(
     client: Any, uri: str, name: str, send: Callable[..., Any] = lambda request, *arguments: request(*arguments)
 ) -> str:
-    """The id of the experiment `name`, which is made if it is new; `send` makes requests that write.
+    """The id of the experiment `name`, which is made if it is new and restored if somebody has deleted it: MLflow keeps
+    its name. `send` makes requests that write.
 
-    With a SQLite file for `uri`, artifacts are stored beside the file.
+    With a SQLite file for `uri`, artifacts are stored beside the file. Raises InputError for an experiment that can't
+    be restored.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
-        return str(experiment.experiment_id)
+        number = str(experiment.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            _restore(client, name, number, send)
+        return number
     path = sqlite_path(uri)
     artifacts = (path.parent / "mlartifacts" / name).as_uri() if path else None
     return str(send(client.create_experiment, name, artifacts))
+
+
+def _restore(client: Any, name: str, number: str, send: Callable[..., Any]) -> None:
+    from mlflow.exceptions import MlflowException  # here, as in `make_client`
+
+    try:
+        send(client.restore_experiment, number)
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow's experiment {name!r} (id {number}) is deleted and can't be restored: {error}. Restore it, or "
+            "let `mlflow gc` remove it for good"
+        ) from error
+    log.warning("MLflow's experiment %r was deleted; it is restored, since its name can't be used again", name)

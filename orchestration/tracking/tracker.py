@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ..ledger.ledger import Ledger
-from .projector import Projector
+from .projector import Projector, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Tracker:
         """Tries again `retry_s` after MLflow was away. Waits `pause_s` for more changes, to upload them together."""
         self.projector, self.retry_s, self.pause_s = projector, retry_s, pause_s
         self.problem: str | None = None
+        self._refused: set[int] = set()  # numbers of trials that MLflow does not take
         self._finishing, self._abandoned = threading.Event(), threading.Event()
         self._changed: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # numbers of trials; None: the end
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -61,12 +62,14 @@ class Tracker:
         if self.problem:
             return False
         try:
-            self.projector.reconcile()
+            try:
+                self.projector.reconcile()
+            except RefusedError as error:
+                self.problem = _summary(error)
             self.projector.sweep(state)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
             self.problem = _summary(error)
-            return False
-        return True
+        return self.problem is None
 
     def abandon(self) -> None:
         """Uploads nothing more: the sweep is another driver's by now."""
@@ -91,13 +94,22 @@ class Tracker:
                 for number in sorted(waiting):
                     if self._abandoned.is_set():
                         return
-                    self.projector.trial(number)
+                    self._upload(number)
                     waiting.discard(number)
                 self.problem = None
             except Exception as error:  # noqa: BLE001  tracking never fails a sweep
                 if self.problem is None:
                     log.warning("MLflow is behind: %s", _summary(error))
                 self.problem = _summary(error)
+
+    def _upload(self, number: int) -> None:
+        """A trial that MLflow refuses is named once, and keeps no other from arriving; it is sent again at the end."""
+        try:
+            self.projector.trial(number)
+        except RefusedError as error:
+            if number not in self._refused:
+                log.warning("%s", error)
+            self._refused.add(number)
 
     def _collect(self, waiting: set[int], timeout_s: float | None) -> bool:
         """Waits for a change and takes all that have come. Returns whether the end was announced."""
@@ -114,4 +126,6 @@ class Tracker:
 
 def _summary(error: Exception) -> str:
     text = str(error).strip()
+    if isinstance(error, RefusedError):
+        return text
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__

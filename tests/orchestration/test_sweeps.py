@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from ray.util.placement_group import placement_group_table
 from refsweep.cluster.programs import free_port
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.execution.tune import TuneBackend
@@ -23,7 +24,7 @@ from refsweep.orchestration.spec.read import make_spec, override
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.sweep import Outcome, find_sweep, open_sweep
 from refsweep.orchestration.tracking.client import make_client
-from refsweep.orchestration.tracking.projector import SWEEP, TRIAL
+from refsweep.orchestration.tracking.projector import SWEEP, SWEEP_ID, TRIAL
 from refsweep.tests.help import facts, run_inline
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -78,6 +79,8 @@ def extended(ledger_url: str, *changes: str) -> SweepSpec:
 def test_a_finished_sweep_is_extended_and_ends_as_one_that_was_longer_from_the_start(tmp_path: Path):
     short = run(spec_of(tmp_path / "a"))
     assert (short.state, len(short.ledger.trials)) == ("finished", 2)
+    groups = [group["name"] for group in placement_group_table().values()]
+    assert any(name.startswith(f"refsweep/s/{short.ledger.record.id}/") for name in groups), "they say whose they are"
     ends = [t.datetime_complete for t in short.ledger.trials]
     longer = run(extended(short.ledger.url, "search.trials=5"), resuming=True)
     assert [t.datetime_complete for t in longer.ledger.trials[:2]] == ends, "what was finished is left alone"
@@ -228,11 +231,13 @@ def test_runs_that_the_ledger_does_not_name_and_runs_left_running_are_put_right(
     before = in_mlflow(str(spec.tracking_uri))
     client = make_client(str(spec.tracking_uri))
     experiment = client.get_experiment_by_name("toy").experiment_id
+    others = client.create_run(experiment, tags={SWEEP: "s", SWEEP_ID: "another's", TRIAL: "s/1"}).info.run_id
     for stray in ("s/1", "s/7"):
-        client.create_run(experiment, tags={SWEEP: "s", TRIAL: stray})
+        client.create_run(experiment, tags={SWEEP: "s", SWEEP_ID: outcome.ledger.record.id, TRIAL: stray})
     client.update_run(before[1][1], status="RUNNING")
     assert synced(spec.ledger_url) == {"trials": 2, "deleted": 2}
-    assert in_mlflow(str(spec.tracking_uri)) == before
+    assert [r for r in in_mlflow(str(spec.tracking_uri)) if r[1] != others] == before
+    assert client.get_run(others).info.lifecycle_stage == "active"
 
 
 # -- disk --------------------------------------------------------------------------------------------------

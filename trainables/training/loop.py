@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from ...datasets.storage.store import Store
 from ...datasets.stream import Arrays, Executor, Part, cut, default_workers, stream
 from ..contract import Scores, Task
 from . import state as training_state
+from .adoption import codes, refuse_foreign
 from .averaging import Evaluated
 from .checkpoints import Checkpoint, Checkpoints, Name
 from .config import LoopConfig, config_hash
@@ -75,17 +76,20 @@ class Training:
         executor: Executor = "threads",
         workers: int | None = None,
         provenance: Mapping[str, Any] | None = None,
+        earlier_ids: Collection[str] = (),
         best: tuple[str, str] | None = None,
         team: Team | None = None,
     ) -> None:
         """`make_task` is called here, after seeding, so that the first weights follow from the seed too. `provenance`
-        stands in every manifest: plain values that say whose training this is and of what data. `best` names the
-        objective's metric and `max` or `min`: the checkpoint of its best epoch is kept, and plateau watches it."""
+        stands in every manifest: plain values that say whose training this is and of what data; `earlier_ids` are of
+        sweeps whose checkpoints are this one's too. `best` names the objective's metric and `max` or `min`: the
+        checkpoint of its best epoch is kept, and plateau watches it."""
         self.team = team or Team()
         self.config, self.store = config, store
         self.checkpoints, self.attempt, self.best = checkpoints, attempt, best
         self.executor, self.workers = executor, workers or default_workers()
         self.provenance = {**(provenance or {}), "config": config_hash(config)}
+        self.earlier_ids = tuple(earlier_ids)
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
@@ -104,14 +108,15 @@ class Training:
         self.training_began_s: float | None = None  # when this attempt had read its first batch, since 1970
 
     def resume(self) -> Checkpoint | None:
-        """Goes on from the newest complete checkpoint, and gives it, if there is one. Raises InputError when it was
-        written under another Config."""
+        """Goes on from the newest complete checkpoint, and gives it, if there is one. Raises InputError when it is of
+        another sweep, other data or another Config."""
         checkpoint = self._newest()
         if checkpoint is None:
             self._seed_worker()
             return None
-        if checkpoint.manifest.get("config") != self.provenance["config"]:
-            raise InputError(f"{checkpoint.store.uri}/{checkpoint.name} was written under another Config")
+        refuse_foreign(checkpoint, self.provenance, self.earlier_ids)
+        if trained_by := codes(checkpoint, self.provenance):
+            self.provenance["codes"] = trained_by
         self.task.model.load_state_dict(checkpoint.model())
         self.history = [EpochResult(**entry) for entry in checkpoint.history]
         self.epoch, self.batch = checkpoint.name.epoch, checkpoint.name.batch

@@ -93,3 +93,11 @@ def test_that_the_head_is_silent_is_said_once(monkeypatch: pytest.MonkeyPatch):
     assert len(messages) == 1
     assert address in messages[0]
     assert "`refsweep sweep resume s` continues it" in messages[0]
+
+
+def test_an_actor_says_whose_it_is():
+    from refsweep.orchestration.execution.actor import TrialActor
+
+    actor = TrialActor.__new__(TrialActor)
+    actor.setup({"assignment": {"sweep": "s", "sweep_id": "1f0c"}})
+    assert repr(actor) == "TrialActor(s, 1f0c)"

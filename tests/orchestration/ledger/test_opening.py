@@ -24,8 +24,8 @@ from refsweep.orchestration.ledger import sqlite_file
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.status import list_sweeps, status
 from refsweep.orchestration.spec.errors import LedgerUnavailableError
-from refsweep.orchestration.spec.locations import same_database
 from refsweep.orchestration.spec.read import make_spec
+from refsweep.orchestration.spec.same_place import same_place
 from refsweep.tests.help import asked as ask_for
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
@@ -203,7 +203,7 @@ def test_another_versions_tables_are_said_in_a_line(ledger_url: str, revision: s
     ],
 )
 def test_which_urls_name_one_database(one: str, other: str, same: bool):
-    assert same_database(one, other) == same_database(other, one) == same
+    assert same_place(one, other) == same_place(other, one) == same
 
 
 def test_a_spec_with_one_database_for_ledger_and_tracking_is_refused(tmp_path: Path):
