@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..jobs.protocol import Begun, Ended, Event, JobContent, event_line
 from ..registry.versions import mismatches, versions
+from ..spec.credentials import redacted
 
 if TYPE_CHECKING:
     from ..sweep import Outcome, Sweep
@@ -50,7 +51,7 @@ def _work(job: JobContent) -> Ended:
         report(sweep, outcome, as_json=False)
 
     exit_code, message = run_to_exit(work)
-    return Ended(state=outcome.state if outcome else None, exit_code=exit_code, message=message)
+    return Ended(state=outcome.state if outcome else None, exit_code=exit_code, message=redacted(message))
 
 
 def drive(job: JobContent) -> tuple[Sweep, Outcome]:

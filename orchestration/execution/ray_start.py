@@ -88,6 +88,8 @@ def _join(address: str) -> None:
         _init(address)
     except (ConnectionError, RuntimeError, ValueError) as error:  # what Ray raises; its authentication errors too
         why = str(error).strip().partition("\n")[0]
+        if "InvalidAuthToken" in str(error.__cause__):
+            why = "the cluster rejects this token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that cluster's"
         raise InputError(f"no Ray at RAY_ADDRESS={address}: {why}") from error
 
 

@@ -52,10 +52,10 @@ def connect(address: str, *, insecure: bool = False) -> tuple[JobSubmissionClien
 
 
 def _checked(address: str) -> str:
-    parts = urlsplit(address)
-    if parts.username is not None or parts.password is not None:
+    if "@" in address:
         raise InputError("--cluster must not contain a user or a password: set RAY_AUTH_TOKEN instead")
-    with contextlib.suppress(ValueError):  # the port is not a number
+    with contextlib.suppress(ValueError):  # the port is not a number, or a bracket is open
+        parts = urlsplit(address)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query:
             return address.rstrip("/")
     raise InputError(f"--cluster must be the address of a Ray dashboard, http://HOST:8265, got {address!r}")

@@ -19,7 +19,7 @@ _IN_URL = re.compile(
 # what is hidden in messages: passwords before an @, with and without a scheme, and those of queries and settings
 _SHOWN = (
     (re.compile(r"(://[^/\s:@\"']*?(?::|%3a))[^/\s\"']+@", re.IGNORECASE), r"\1***@"),
-    (re.compile(r"(?<![\w/])([\w.%+-]+:)[^\s/@:\"']+(?=@[\w.-]+(?::\d+)?/)"), r"\1***"),
+    (re.compile(r"(?<![\w/])([\w.%+-]+:)[^\s/@:\"']+(?=@[\w.-]+(?::\d|/))"), r"\1***"),
     (re.compile(r"(\b[\w%]*(?:password|passwd|passphrase|pwd|secret))=[^&;\s\"']+", re.IGNORECASE), r"\1=***"),
 )
 _RESERVED = ("RAY_", "REFSWEEP_", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")

@@ -102,6 +102,29 @@ def test_a_cluster_that_never_answers_is_left_at_once(monkeypatch: pytest.Monkey
     never.set()
 
 
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            "Failed: AuthenticationError: RPC error: InvalidAuthToken: missing",
+            "the cluster rejects this token: set RAY_AU",
+        ),
+        ("Failed to connect to GCS", "no Ray at RAY_ADDRESS=h:1: Failed to connect to Ray cluster"),
+    ],
+)
+def test_a_cluster_that_refuses_is_bad_input(cause: str, message: str, monkeypatch: pytest.MonkeyPatch):
+    def refuses(_: str) -> None:
+        try:
+            raise RuntimeError(cause)
+        except RuntimeError as error:
+            raise ConnectionError("Failed to connect to Ray cluster at h:1") from error
+
+    monkeypatch.setattr(ray_start, "ray_address", lambda: "h:1")
+    monkeypatch.setattr(ray_start, "_init", refuses)
+    with ray_in_background("toy") as connected, pytest.raises(InputError, match=message):
+        connected()
+
+
 def test_a_temporary_folder_must_leave_room_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     long = tmp_path / ("x" * 60)
     long.mkdir()

@@ -68,9 +68,10 @@ def test_what_is_no_address_is_told(address: str):
         connect(address)
 
 
-def test_an_address_with_a_password_is_refused_without_repeating_it():
+@pytest.mark.parametrize("address", ["http://me:hunter2@head:8265", "me:hunter2@head:8265", "//me:hunter2@head"])
+def test_an_address_with_a_password_is_refused_without_repeating_it(address: str):
     with pytest.raises(InputError, match="must not contain a user or a password") as refused:
-        connect("http://me:hunter2@head:8265")
+        connect(address)
     assert "hunter2" not in str(refused.value)
 
 

@@ -106,6 +106,7 @@ def test_a_folder_with_a_password_is_refused_and_never_printed(field: str, place
         ("can't reach postgresql://me:hunter2@db/s?x=1", "can't reach postgresql://me:***@db/s?x=1"),
         ("host=db password=hunter2 user=me", "host=db password=*** user=me"),
         ("sslpassword=hunter2&a=b", "sslpassword=***&a=b"),
+        ("got 'me:hunter2@head:8265'", "got 'me:***@head:8265'"),
         ("at me:hunter2@db:5432/s", "at me:***@db:5432/s"),
         ("text_tokens=8 a:b@c /tmp/a:b@c/ledger.db x=1", "text_tokens=8 a:b@c /tmp/a:b@c/ledger.db x=1"),
         ("postgresql://me@db:5432/s http://host:8265/a@b", "postgresql://me@db:5432/s http://host:8265/a@b"),
