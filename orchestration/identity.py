@@ -13,10 +13,13 @@ from ..datasets.problems import InputError
 from .ledger.ledger import Ledger
 from .search.spaces import describe_space
 from .spec.folders import sweep_folder
+from .spec.locations import sqlite_path
 from .spec.marker import claim, marker_of, new_marker, refuse_foreign, refuse_unowned
 from .spec.read import make_spec
 from .spec.same_place import same_place, shown
 from .spec.schema import SweepSpec
+
+DEFAULT_LEDGER = "ledger.db"  # below the storage
 
 
 def refuse_moved(spec: SweepSpec, ledger_url: str, storage: str | None) -> None:
@@ -31,7 +34,10 @@ def refuse_moved(spec: SweepSpec, ledger_url: str, storage: str | None) -> None:
     ]
     if other:
         lines = "\n".join(other)
-        places = f"--ledger {shown(ledger_url)}" + (f" --storage {storage}" if storage else " --storage STORAGE")
+        path, below = sqlite_path(ledger_url), storage or "STORAGE"
+        places = f"--ledger {shown(ledger_url)} --storage {below}"
+        if path is not None and path.name == DEFAULT_LEDGER and spec.ledger is None:
+            places = f"--storage {storage or path.parent}"
         raise InputError(
             f"the record of sweep {spec.name!r} names other places than those where it was opened; nothing was "
             f"touched:\n{lines}\nIf the sweep was moved, `refsweep sweep adopt {spec.name} {places}` records "
@@ -77,13 +83,17 @@ def claim_folder(spec: SweepSpec, ledger: Ledger) -> None:
     """Writes into a sweep's folder whose it is. The lease must be held. Raises InputError when it is another's."""
     record = ledger.record
     assert record.id is not None, "the lease gives a sweep its id"
+    folder = sweep_folder(spec)
+    known = marker_of(folder)
+    # walking a space takes up to half a second, which a sweep that continues does not wait for
+    space = known.space if known is not None and known.sweep_id == record.id else describe_space(spec.trainable)
     marker = new_marker(
         record.id,
         spec.name,
         ledger.url,
         spec=spec.as_json(),
-        space=describe_space(spec.trainable),
+        space=space,
         data=record.data_fingerprint,
         term=record.term,
     )
-    claim(sweep_folder(spec), marker)
+    claim(folder, marker)

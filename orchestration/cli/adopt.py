@@ -11,6 +11,7 @@ from .places import absolute, given
 
 
 def adopt(
+    context: typer.Context,
     name: Name,
     storage: Storage = "./refsweep-out",
     ledger: Annotated[
@@ -29,7 +30,7 @@ def adopt(
     from ..adopt import Places, described
     from ..adopt import adopt as record
 
-    place = absolute(storage) if given("storage") or ledger is None else None
+    place = absolute(storage) if given(context, "storage") or ledger is None else None
     places = Places(ledger=ledger_url(storage, ledger), storage=place, tracking=tracking, exact=ledger is not None)
     adopted = record(name, places, copy=copy)
     show(adopted, as_json, *described(adopted))

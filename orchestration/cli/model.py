@@ -83,6 +83,7 @@ def show_model(
 
 @app.command()
 def promote(
+    context: typer.Context,
     sweep: Annotated[str, typer.Argument(help="Sweep whose best trial becomes champion.")],
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
     storage: Storage = "./refsweep-out",
@@ -95,7 +96,7 @@ def promote(
     from .places import find
 
     # the second process imports the model's code while this one does
-    found = find(sweep, storage, ledger, tracking)
+    found = find(context, sweep, storage, ledger, tracking)
     with found as opened, ServingProcess(opened.spec.trainable) as serving:
         version = opened.promote(trial, serving)
     was = f", in place of version {version['replaced']}" if version["replaced"] else ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-from click.core import ParameterSource
+import typer
 
 from .output import ledger_url
 
@@ -14,13 +13,21 @@ if TYPE_CHECKING:
     from ..sweep import Sweep
 
 
-def find(name: str, storage: str, ledger: str | None, tracking: str | None = None, *, readonly: bool = False) -> Sweep:
+def find(
+    context: typer.Context,
+    name: str,
+    storage: str,
+    ledger: str | None,
+    tracking: str | None = None,
+    *,
+    readonly: bool = False,
+) -> Sweep:
     """The sweep that a command means. Raises InputError when its record names other places than those that were given,
     unless the command only looks at it, `readonly`."""
     from ..sweep import find_sweep
 
     # without --ledger, --storage says where the ledger is, which may be apart from the checkpoints
-    place = absolute(storage) if ledger is not None and given("storage") else None
+    place = absolute(storage) if ledger is not None and given(context, "storage") else None
     return find_sweep(ledger_url(storage, ledger), name, tracking, storage=place, readonly=readonly)
 
 
@@ -29,7 +36,7 @@ def absolute(storage: str) -> str:
     return storage if storage.startswith("s3://") else str(Path(storage).expanduser().absolute())
 
 
-def given(option: str) -> bool:
+def given(context: typer.Context, option: str) -> bool:
     """Whether an option of the running command was given, and is not its default."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.get_parameter_source(option) is not ParameterSource.DEFAULT
+    source = context.get_parameter_source(option)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")

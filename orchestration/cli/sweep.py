@@ -65,6 +65,7 @@ def sweep_run(
 
 @app.command("resume")
 def sweep_resume(
+    context: typer.Context,
     name: Name,
     trials: Annotated[int | None, typer.Option(help="Extend the sweep to this many trials.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try failed trials again, from their checkpoints.")] = False,
@@ -78,7 +79,7 @@ def sweep_resume(
     """Continue a sweep after a crash or a stop, or with more trials."""
     from ..execution.ray_start import ray_in_background
 
-    sweep = find(name, storage, ledger, tracking)
+    sweep = find(context, name, storage, ledger, tracking)
     sweep.ledger.refuse_if_driven()
     more = [f"search.trials={trials}"] if trials is not None else []
     with ray_in_background(sweep.spec.trainable) as connected, _problems_first():
@@ -104,6 +105,7 @@ def closing_on_error(sweep: Sweep) -> Iterator[None]:
 
 @app.command("status")
 def sweep_status(
+    context: typer.Context,
     name: Name,
     storage: Storage = "./refsweep-out",
     ledger: LedgerUrl = None,
@@ -135,7 +137,7 @@ def sweep_status(
     from .budget_lines import budget_lines
     from .summary import summary
 
-    with find(name, storage, ledger, readonly=True) as sweep:
+    with find(context, name, storage, ledger, readonly=True) as sweep:
         content = sweep.status()
         shown = summary(sweep.ledger, content["state"])
         show(content, as_json, shown, *budget_lines(content["budget"]), *_why_it_ended(sweep.ledger))
@@ -161,6 +163,7 @@ def sweep_list(
 
 @app.command("stop")
 def sweep_stop(
+    context: typer.Context,
     name: Name,
     storage: Storage = "./refsweep-out",
     ledger: LedgerUrl = None,
@@ -170,9 +173,9 @@ def sweep_stop(
 ) -> None:
     """Ask a running sweep to write checkpoints and stop."""
     if cluster is not None:
-        jobs.stop(name, cluster, insecure, as_json, absolute(storage) if given("storage") else None, ledger)
+        jobs.stop(name, cluster, insecure, as_json, absolute(storage) if given(context, "storage") else None, ledger)
         return
-    with find(name, storage, ledger) as sweep:
+    with find(context, name, storage, ledger) as sweep:
         state = sweep.stop()
     show({"name": name, "state": str(state)}, as_json, f"sweep {name}: {state}")
     if not state.is_final:
@@ -181,6 +184,7 @@ def sweep_stop(
 
 @app.command("sync")
 def sweep_sync(
+    context: typer.Context,
     name: Name,
     storage: Storage = "./refsweep-out",
     ledger: LedgerUrl = None,
@@ -188,7 +192,7 @@ def sweep_sync(
     as_json: Json = False,
 ) -> None:
     """Upload anything MLflow missed. Safe to repeat."""
-    with find(name, storage, ledger, tracking) as sweep:
+    with find(context, name, storage, ledger, tracking) as sweep:
         try:
             counts = sweep.sync()
         except InputError:

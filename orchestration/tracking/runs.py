@@ -6,6 +6,7 @@ had none, are ours when the ledger names them, and get it then. All others are s
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from .content import flat
 
 SWEEP, SWEEP_ID, TRIAL, KIND = "refsweep.sweep", "refsweep.sweep_id", "refsweep.trial", "refsweep.kind"
 LEDGER, HOST, PARENT = "refsweep.ledger", "refsweep.host", "mlflow.parentRunId"
+LEFT = "refsweep.left"  # places of the ledger before the sweep was adopted elsewhere: a JSON list
 
 
 class Runs:
@@ -114,18 +116,24 @@ class Runs:
                 self._claim_parent(run)
                 self._parent = str(run.info.run_id)
             else:
-                ours = {SWEEP: self.ledger.sweep, SWEEP_ID: self.sweep_id, KIND: "sweep", **self._place()}
+                ours = {SWEEP: self.ledger.sweep, SWEEP_ID: self.sweep_id, KIND: "sweep", **self._place({})}
                 self._parent = self._create(self.ledger.sweep, None, {**ours, **flat(self.ledger.record.spec)})
         return self._parent
 
     def take_over(self) -> None:
         """Lets the sweep's run name this ledger, whichever it names: the sweep has been adopted here."""
         for run in self.search(f"tags.`{KIND}` = 'sweep'")[:1]:
-            self._tag(run, self._place())
-        self.ledger.update_sweep(moved_from=[])  # once: whoever adopts the sweep next must not be taken over again
+            self._tag(run, self._place(run.data.tags, adopted=True))
 
-    def _place(self) -> dict[str, str]:
-        return {LEDGER: shown(self.ledger.url), HOST: this_host()}
+    def _place(self, known: Mapping[str, str], *, adopted: bool = False) -> dict[str, str]:
+        """Where the sweep is, and which places it has left, as tags; `known` are those that its run has. The place that
+        they name has been left when the sweep was `adopted`, now or while MLflow was away."""
+        here = shown(self.ledger.url)
+        left = [*_places(known.get(LEFT)), *self.ledger.record.moved_from]
+        if known.get(LEDGER) and (adopted or self.ledger.record.moved_from):
+            left.append(known[LEDGER])
+        left = [p for i, p in enumerate(left) if p not in left[:i] and not same_place(p, here)]
+        return {LEDGER: here, HOST: this_host(), **({LEFT: json.dumps(left)} if left or LEFT in known else {})}
 
     def _earlier_parent(self) -> Any:
         """The run of a sweep that had no id when its runs were made: the parent of those that the ledger names."""
@@ -139,22 +147,16 @@ class Runs:
         return None
 
     def _claim_parent(self, run: Any) -> None:
-        tags, record = run.data.tags, self.ledger.record
-        place = tags.get(LEDGER)
-        if place is not None and same_place(place, shown(self.ledger.url)):
-            if record.moved_from:
-                self.ledger.update_sweep(moved_from=[])
-            return
-        if place is not None and not any(same_place(place, earlier) for earlier in record.moved_from):
+        tags, here = run.data.tags, shown(self.ledger.url)
+        if any(same_place(place, here) for place in _places(tags.get(LEFT))):
             raise InputError(
-                f"the runs of sweep {self.ledger.sweep!r} in MLflow belong to the ledger {place} on host "
-                f"{tags.get(HOST, 'unknown')}, and {shown(self.ledger.url)} is a copy of it: `refsweep sweep adopt "
-                f"{self.ledger.sweep} --ledger {shown(self.ledger.url)}` moves the sweep here, and with --copy the "
-                "copy becomes a sweep of its own"
+                f"the runs of sweep {self.ledger.sweep!r} in MLflow belong to the ledger {tags.get(LEDGER)} on host "
+                f"{tags.get(HOST, 'unknown')}, and {here} is a copy of it that was left behind: `refsweep sweep adopt "
+                f"{self.ledger.sweep} --ledger {here}` moves the sweep back, and with --copy the copy becomes a sweep "
+                "of its own"
             )
-        self._tag(run, {SWEEP_ID: self.sweep_id, **self._place()})
-        if record.moved_from:
-            self.ledger.update_sweep(moved_from=[])
+        moved = not same_place(tags.get(LEDGER, ""), here) or LEFT not in tags
+        self._tag(run, {SWEEP_ID: self.sweep_id, **(self._place(tags) if moved else {})})
 
     # -- trials' -----------------------------------------------------------------------------------------
 
@@ -214,3 +216,10 @@ class Runs:
         )
         self._status[str(run.info.run_id)] = str(run.info.status)
         return str(run.info.run_id)
+
+
+def _places(text: str | None) -> list[str]:
+    try:
+        return [str(place) for place in json.loads(text or "[]")]
+    except ValueError:  # edited by hand
+        return []
