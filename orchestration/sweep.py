@@ -99,7 +99,11 @@ def find_sweep(ledger_url: str, name: str, tracking: str | None = None) -> Sweep
     try:
         if tracking is not None:
             given = settle(sweep.spec.model_copy(update={"tracking": check_tracking(tracking, "--tracking")}))
-            _refuse_differences(ledger, sweep.spec.model_copy(update={"tracking": given.tracking}))
+            if given.tracking_uri != sweep.spec.tracking_uri:
+                raise InputError(
+                    f"--tracking must be {sweep.spec.tracking_uri or 'none'}, with which sweep {name!r} began, got "
+                    f"{given.tracking}; `refsweep sweep adopt {name}` takes another, for a sweep that was moved"
+                )
     except InputError:
         sweep.close()
         raise
