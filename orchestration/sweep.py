@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +14,16 @@ from .execution.stopping import stop_requests
 from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
-from .search.check import NO_GPU_HOURS
-from .search.check import new_problems as new_search_problems
-from .search.check import problems as search_problems
-from .search.check import warnings as search_warnings
+from .search.check import NO_GPU_HOURS, checked
 from .search.driver import Driver, Observer
 from .search.protocol import STOP_MARK
 from .search.spaces import search_space
-from .spec.check import epochs_of, trainable_problems
+from .spec.check import epochs_of
 from .spec.data import data_of, prepare_data
 from .spec.errors import StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
 from .spec.locations import check_tracking
-from .spec.places import place_problems
-from .spec.read import Draft, differences, draft_spec, make_spec, override, settle
+from .spec.read import differences, draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector
 from .tracking.tracker import Tracker
@@ -36,7 +31,6 @@ from .tracking.tracker import Tracker
 if TYPE_CHECKING:
     from .registry.requirements import ServingProcess
 
-log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
 
@@ -54,21 +48,7 @@ class Outcome:
 def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     """A spec from plain values: its fields, its trainable, its search. Raises InputError with every problem at once,
     `where` first."""
-    draft = draft_spec(content)
-    if draft.spec is not None:
-        draft.add(place_problems(draft.spec))
-        draft.add(new_search_problems(draft.spec))
-    spec = _checked(draft, where)
-    for line in search_warnings(spec):
-        log.warning("%s", line)
-    return spec
-
-
-def _checked(draft: Draft, where: str) -> SweepSpec:
-    if draft.spec is not None:
-        draft.add(trainable_problems(draft.spec))
-        draft.add(search_problems(draft.spec))
-    return draft.accepted(where)
+    return checked(draft_spec(content), where, new=True)
 
 
 def open_sweep(spec: SweepSpec) -> Sweep:
@@ -151,8 +131,7 @@ class Sweep:
     def change(self, changes: Sequence[str]) -> None:
         """Takes `a.b=value` changes of its spec and checks the whole of it. Raises InputError for what may not change
         and with everything that is wrong."""
-        draft = draft_spec(override(self.ledger.record.spec, changes))
-        spec = _checked(draft, "spec")  # what new sweeps alone are refused for, it began with
+        spec = checked(draft_spec(override(self.ledger.record.spec, changes)), "spec", new=False)
         _refuse_differences(self.ledger, spec)
         self.spec = spec
 
