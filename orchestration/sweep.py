@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,20 +23,17 @@ from .identity import claim_folder, refuse_foreign_folder, refuse_moved
 from .ledger.ledger import Ledger
 from .ledger.records import SweepState
 from .ledger.status import status
-from .search.check import new_problems as new_search_problems
-from .search.check import problems as search_problems
-from .search.check import warnings as search_warnings
+from .search.check import checked
 from .search.driver import Driver, Observer
 from .search.protocol import STOP_MARK
 from .search.spaces import search_space
 from .search.walks import space_record
-from .spec.check import epochs_of, trainable_problems
+from .spec.check import epochs_of
 from .spec.data import data_of, prepare_data
 from .spec.errors import LeaseTakenError, LedgerUnavailableError, StopRequestedError
 from .spec.folders import sweep_folder, trial_folder
 from .spec.locations import check_tracking
-from .spec.places import place_problems
-from .spec.read import Draft, draft_spec, make_spec, override, settle
+from .spec.read import draft_spec, make_spec, override, settle
 from .spec.schema import SweepSpec
 from .tracking.projector import Projector
 from .tracking.tracker import Tracker
@@ -45,7 +41,6 @@ from .tracking.tracker import Tracker
 if TYPE_CHECKING:
     from .registry.requirements import ServingProcess
 
-log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 90.0  # for a driver to end after `sweep stop`
 STOP_POLL_S = 0.5
 
@@ -63,21 +58,7 @@ class Outcome:
 def check_spec(content: Mapping[str, Any], where: str = "spec") -> SweepSpec:
     """A spec from plain values: its fields, its trainable, its search. Raises InputError with every problem at once,
     `where` first."""
-    draft = draft_spec(content)
-    if draft.spec is not None:
-        draft.add(place_problems(draft.spec))
-        draft.add(new_search_problems(draft.spec))
-    spec = _checked(draft, where)
-    for line in search_warnings(spec):
-        log.warning("%s", line)
-    return spec
-
-
-def _checked(draft: Draft, where: str) -> SweepSpec:
-    if draft.spec is not None:
-        draft.add(trainable_problems(draft.spec))
-        draft.add(search_problems(draft.spec))
-    return draft.accepted(where)
+    return checked(draft_spec(content), where, new=True)
 
 
 def open_sweep(spec: SweepSpec) -> Sweep:
@@ -113,7 +94,11 @@ def find_sweep(
             refuse_moved(sweep.spec, ledger_url, storage)
         if tracking is not None:
             given = settle(sweep.spec.model_copy(update={"tracking": check_tracking(tracking, "--tracking")}))
-            refuse_differences(ledger, sweep.spec.model_copy(update={"tracking": given.tracking}))
+            if given.tracking_uri != sweep.spec.tracking_uri:
+                raise InputError(
+                    f"--tracking must be {sweep.spec.tracking_uri or 'none'}, with which sweep {name!r} began, got "
+                    f"{given.tracking}; `refsweep sweep adopt {name}` takes another, for a sweep that was moved"
+                )
     except InputError:
         sweep.close()
         raise
@@ -149,8 +134,7 @@ class Sweep:
     def change(self, changes: Sequence[str]) -> None:
         """Takes `a.b=value` changes of its spec and checks the whole of it. Raises InputError for what may not change
         and with everything that is wrong."""
-        draft = draft_spec(override(self.ledger.record.spec, changes))
-        spec = _checked(draft, "spec")  # what new sweeps alone are refused for, it began with
+        spec = checked(draft_spec(override(self.ledger.record.spec, changes)), "spec", new=False)
         refuse_differences(self.ledger, spec)
         self.spec = spec
 
@@ -180,13 +164,13 @@ class Sweep:
         space = search_space(self.spec.trainable)
         searched = space_record(space.space, self.spec.fixed)
         # a sweep that has begun can be stopped while its data is read; of a new one nothing is written before
-        checked = prepare_data(self.spec) if self._ledger is None else None
+        prepared = prepare_data(self.spec) if self._ledger is None else None
         room = check_places(self.spec, backend) if self._ledger is None else None
         ledger = self._take_lease()
         with stop_requests(sweep_folder(self.spec)) as stop_requested:
             try:
                 with stop_requested.at_once():
-                    data_uri, data_fingerprint = checked or prepare_data(self.spec)
+                    data_uri, data_fingerprint = prepared or prepare_data(self.spec)
                     refuse_other_data(ledger, data_fingerprint)
                     refuse_other_space(ledger, searched)
                     claim_folder(self.spec, ledger)

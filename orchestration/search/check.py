@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import optuna
 
 from ...datasets.problems import InputError
 from ...trainables import coercion, discovery
 from ..ledger.quiet import quiet
-from ..spec.check import epochs_of
+from ..spec.check import epochs_of, trainable_problems
+from ..spec.places import place_problems
+from ..spec.read import Draft
 from ..spec.schema import SweepSpec, grid_size
 from .asking import PinnedTrial
 from .discovery import evaluate_every, make_pruner, make_sampler, pruner_class, pruner_names, sampler_names
@@ -15,7 +19,24 @@ from .grid_check import grid_problems
 from .pruners.base import PrunerSettings
 from .spaces import search_space
 
+log = logging.getLogger(__name__)
 NO_GPU_HOURS = "must be null where trials use no GPU: limit cpu_hours or wall_hours"
+
+
+def checked(draft: Draft, where: str, *, new: bool) -> SweepSpec:
+    """The spec of a draft whose trainable, search and, for a `new` sweep, places are right; warns of what has no
+    effect. Raises InputError with every problem at once, `where` first."""
+    spec = draft.spec
+    if spec is not None:
+        if new:  # a sweep that began with what is refused now goes on
+            draft.add(place_problems(spec))
+            draft.add(new_problems(spec))
+        draft.add(trainable_problems(spec))
+        draft.add(problems(spec))
+    accepted = draft.accepted(where)
+    for line in warnings(accepted) if new else ():
+        log.warning("%s", line)
+    return accepted
 
 
 def problems(spec: SweepSpec) -> list[str]:
