@@ -25,6 +25,13 @@ def same_place(one: str, other: str) -> bool:
 
 
 def _key(place: str) -> tuple[str, ...]:
+    try:
+        return _parts(place)
+    except (ValueError, RuntimeError):  # no URL, or the home of nobody: its own check says so
+        return ("", place)
+
+
+def _parts(place: str) -> tuple[str, ...]:
     path = sqlite_path(place)
     if path is None and "://" not in place:
         path = Path(place).expanduser().absolute()

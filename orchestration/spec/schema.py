@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -194,6 +195,7 @@ def location_problems(spec: SweepSpec) -> list[str]:
             check_url(spec.ledger)
         except InputError as error:
             problems.append(f"ledger: {str(error).removeprefix('ledger ')}")
-    if spec.tracking_uri is not None and same_place(spec.ledger_url, spec.tracking_uri):
-        problems.append(f"tracking: must be another database than the ledger, got {spec.tracking_uri} for both")
+    with contextlib.suppress(InputError):  # of a folder that can't be: the check of places says so
+        if spec.tracking_uri is not None and same_place(spec.ledger_url, spec.tracking_uri):
+            problems.append(f"tracking: must be another database than the ledger, got {spec.tracking_uri} for both")
     return problems

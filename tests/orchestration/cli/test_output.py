@@ -25,7 +25,7 @@ from refsweep.orchestration.cli.output import safe, show, table
 from refsweep.orchestration.cli.summary import summary
 from refsweep.orchestration.cli.sweep import _why_it_ended
 from refsweep.orchestration.jobs.protocol import Ended, event_line, event_of
-from refsweep.orchestration.ledger import database, ledger
+from refsweep.orchestration.ledger import ledger, sqlite_file
 from refsweep.orchestration.ledger.failure import Failure
 from refsweep.orchestration.search.driver import Driver
 from refsweep.orchestration.search.protocol import Assignment, Report
@@ -195,7 +195,7 @@ def test_a_ledger_that_stays_locked_is_one_line(capsys: pytest.CaptureFixture[st
 def test_a_driver_whose_ledger_another_process_keeps_locked_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(database, "SQLITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(sqlite_file, "TIMEOUT_S", 0.2)
     monkeypatch.setattr(ledger, "RETRY_TIMEOUT_S", 0.2)
     driver = toy_driver(tmp_path, trials=3, pruner="none")
     other = sqlite3.connect(tmp_path / "ledger.db")

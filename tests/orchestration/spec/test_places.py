@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.spec.credentials import redacted
@@ -217,9 +219,12 @@ def test_names_of_what_lies_beside_sweeps_are_reserved(name: str):
 
 
 def begun(**fields: Any) -> str:
-    """The ledger of a sweep that began under a spec."""
+    """The ledger of a sweep that began under a spec, with a trial."""
     sweep = open_sweep(check_spec({**LEAST, **fields}))
-    Ledger.create(sweep.spec.ledger_url, "s", ["min"], sweep.spec.as_json()).close()
+    ledger = Ledger.create(sweep.spec.ledger_url, "s", ["min"], sweep.spec.as_json())
+    ledger.take_lease()
+    ledger.create_trial(optuna.create_trial(state=TrialState.RUNNING, user_attrs={"config": {}, "attempt": 1}))
+    ledger.close()
     return sweep.spec.ledger_url
 
 
@@ -240,9 +245,9 @@ def test_mlflow_is_where_the_record_says_else_the_spec_else_the_environment(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://later")
     assert tracking_of() == "http://environment", "the first start recorded it"
     assert find_sweep(url, "s").spec.tracking_uri == "http://environment"
-    with pytest.raises(InputError, match=r"(?s)http://environment.*http://other.*`refsweep sweep adopt s`"):
+    with pytest.raises(InputError, match=r"(?s)http://environment.*http://other.*refsweep sweep adopt s"):
         tracking_of(tracking="http://other")
-    with pytest.raises(InputError, match=r"(?s)http://environment.*http://other.*`refsweep sweep adopt s`"):
+    with pytest.raises(InputError, match=r"(?s)http://environment.*http://other.*refsweep sweep adopt s"):
         find_sweep(url, "s", "http://other")
     assert find_sweep(url, "s", "http://environment").spec.tracking_uri == "http://environment"
 
