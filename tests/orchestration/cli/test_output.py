@@ -206,7 +206,8 @@ def test_a_driver_whose_ledger_another_process_keeps_locked_ends_in_one_line(
         other.close()
         driver.ledger.close()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("refsweep: ")]
-    assert lines == ["refsweep: the ledger can't be used: (sqlite3.OperationalError) database is locked"]
+    assert len(lines) == 1
+    assert "another process has kept" in lines[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
