@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..spec.errors import WorkFailedError
-from .history import Move, moves_of
+from .history import Move, champions, moves_of, target
 from .names import CHAMPION, UnknownModelError
 
 PREVIOUS = "previous"
@@ -56,6 +56,13 @@ class Registered:
     def champion(self) -> str | None:
         """The version that is champion."""
         return self.aliases.get(CHAMPION)
+
+    @property
+    def before(self) -> str | None:
+        """The version to which a rollback goes: by the history, or in a model without one, by its alias."""
+        if not self.moves:
+            return self.aliases.get(PREVIOUS)
+        return target(champions(self.moves), self.champion, self.numbers)
 
     @property
     def numbers(self) -> set[str]:

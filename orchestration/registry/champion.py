@@ -14,7 +14,7 @@ from typing import Any
 
 from ..spec.errors import WorkFailedError
 from .catalogue import ABSENT, PREVIOUS, Registered, Unless, read
-from .history import Kind, Move, Phase, champions, now, target
+from .history import Kind, Move, Phase, champions, now
 from .identity import duplicates
 from .names import CHAMPION
 
@@ -106,7 +106,7 @@ class Champion:
             found = Move.new(past[-1] if past else None, champion, Kind.FOUND, "unknown")
             yield partial(self._note, _closed_by_mistake(stands) or found.closed(Phase.DONE))
             return
-        yield from self._previous(stands, target(past, champion, stands.numbers))
+        yield from self._previous(stands, stands.before)
         yield from self._tags(stands)
         for version in duplicates(stands.versions):
             if not version.aliases and str(version.version) not in stands.aliases.values():

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -35,7 +36,7 @@ from ..tracking.client import experiment_id, make_client
 from .catalogue import PREVIOUS, Registered, Unless, names, plain_errors
 from .champion import Champion
 from .digests import ARTIFACTS, DIGESTS, check, digests_of
-from .history import Kind, champions, target
+from .history import Kind
 from .identity import TrialIdentity
 from .names import CHAMPION, ModelName, UnknownModelError
 from .packaging import model_files, package_trial
@@ -97,7 +98,7 @@ class Registry:
             champion = self._champion(model)
             stands = champion.mend()
             self._refuse_unknown(stands)
-            wanted = str(to) if to is not None else _before(stands)
+            wanted = str(to) if to is not None else stands.before
             if wanted is None:
                 raise InputError(f"model {model!r} has no {PREVIOUS} version to go back to")
             stands.version(wanted)
@@ -194,8 +195,11 @@ class Registry:
 
     def _refuse_unknown(self, stands: Registered) -> None:
         if not stands.versions:
-            there = ", ".join(names(self.client)) or "none"
-            raise UnknownModelError(f"no model {stands.name!r} in {self.uri}; there are: {there}")
+            there = names(self.client)
+            if stands.name in there:
+                raise UnknownModelError(f"model {stands.name!r} has no version")
+            uri = re.sub("//[^/@]*@", "//", self.uri)  # without user and password
+            raise UnknownModelError(f"no model {stands.name!r} in {uri}; there are: {', '.join(there) or 'none'}")
 
     def _log_model(self, trainable: str, run: str | None, files: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
         """Stores a model's files in MLflow; what MLflow calls the model, and digests of all its files as they are
@@ -271,14 +275,6 @@ def _described(stands: Registered, number: str) -> dict[str, Any]:
         "run_id": stored.run_id,
         **{key: tags.get(key) for key in shown},
     }
-
-
-def _before(stands: Registered) -> str | None:
-    """The version to which a rollback goes: by the history, and where the champion of a model without one was deleted,
-    by its alias."""
-    if not stands.moves:
-        return stands.aliases.get(PREVIOUS)
-    return target(champions(stands.moves), stands.champion, stands.numbers)
 
 
 def _chosen(ledger: Ledger, number: int | None) -> FrozenTrial:

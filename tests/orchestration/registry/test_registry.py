@@ -363,6 +363,8 @@ def test_every_page_of_a_listing_is_read(place: Place, monkeypatch: pytest.Monke
         place.registry.client.create_registered_model(name)
     assert [m["model"] for m in place.registry.models()] == [*"abcd", "toy"]
     assert place.registry.models()[-1]["versions"] == 3
+    with pytest.raises(InputError, match=r"^model 'a' has no version$"):
+        place.registry.versions_of("a")
     assert place.registry.resolve("toy/1") == ("toy", "1")
     assert place.promote(0)["version"] == 1, "it is on the second page"
 
