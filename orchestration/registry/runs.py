@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from ...datasets.problems import InputError
 from ...trainables.training.checkpoints import Checkpoints
 from ..ledger.ledger import Ledger
 from ..spec.folders import trial_folder
@@ -13,15 +14,21 @@ from .catalogue import ABSENT, Unless
 
 
 def run_of(client: Any, uri: str, spec: SweepSpec, ledger: Ledger, number: int) -> str:
-    """The id of a trial's run. One that was deleted, or never sent, is made as `sync` would make it."""
+    """The id of a trial's run. One that was deleted, or never sent, is made as `sync` would make it.
+
+    Raises InputError where it can't be, as the sweep has no id: no driver has run it since sweeps have ids.
+    """
     known = ledger.record.run_ids.get(number)
     if known is not None:
         with Unless(ABSENT):
             if client.get_run(known).info.lifecycle_stage == "active":
                 return known
+    if ledger.record.id is None:
+        name = ledger.sweep
+        raise InputError(f"trial {name}/{number} has no MLflow run: `refsweep sweep sync {name}` makes it")
     readable = _Readable(ledger)
     Projector(uri, cast(Ledger, readable), lambda n: Checkpoints(trial_folder(spec, n))).trial(number)
-    return readable.runs[number]
+    return readable.runs.get(number) or str(known)  # restored by somebody meanwhile
 
 
 class _Readable:

@@ -224,11 +224,14 @@ def test_a_run_that_was_deleted_is_made_again_and_sync_finds_it(place: Place):
         assert sweep.ledger.record.run_ids[0] == run
 
 
-def test_a_version_of_a_sweep_without_an_id_is_registered_once(place: Place):
-    """A sweep that ended before sweeps had ids, and whose runs MLflow never got."""
-    place.ledger._attributes = {k: v for k, v in place.ledger._attributes.items() if k != "id" and "run:" not in k}
+def test_a_sweep_without_an_id_is_promoted_by_its_runs(place: Place):
+    """One that no driver has run since sweeps have ids."""
+    del place.ledger._attributes["id"]
     place.ledger._record = None
     assert [place.promote(0)["version"] for _ in range(2)] == [1, 1]
+    place.registry.client.delete_run(place.ledger.record.run_ids[1])
+    with pytest.raises(InputError, match=r"^trial t/1 has no MLflow run: `refsweep sweep sync t` makes it$"):
+        place.promote(1)
 
 
 # -- several at once, and duplicates -------------------------------------------------------------------------
