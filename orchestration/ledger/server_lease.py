@@ -21,7 +21,7 @@ from ..spec.errors import LeaseTakenError
 
 IDLE_TIMEOUT_S = 45.0  # after this silence of its owner a lease is free
 PING_EVERY_S = 10.0
-PING_TIMEOUT_S = 20.0  # a question that has no answer by then was lost
+PING_TIMEOUT_S = 25.0  # a question that has no answer by then was lost
 LEAST_VERSION = 14  # the first with idle_session_timeout
 
 
