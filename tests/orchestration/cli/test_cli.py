@@ -41,7 +41,7 @@ def refsweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """The command line in this process and a folder of its own; Ray must not be needed."""
 
     @contextlib.contextmanager
-    def no_ray() -> Iterator[Callable[[], None]]:
+    def no_ray(_: object = None) -> Iterator[Callable[[], None]]:
         def connected() -> None:
             raise AssertionError("bad input must be found before anything starts")
 
