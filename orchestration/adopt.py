@@ -17,6 +17,7 @@ from ..datasets.problems import InputError
 from ..datasets.storage.store import Store
 from ..trainables.training.checkpoints import Checkpoints
 from .ledger.ledger import Ledger
+from .ledger.records import SweepState
 from .search.spaces import describe_space
 from .spec.errors import LedgerUnavailableError
 from .spec.folders import sweep_folder, trial_folder
@@ -25,6 +26,7 @@ from .spec.marker import SWEEP_FILE, Marker, marker_of, new_marker
 from .spec.read import draft_spec, make_spec, settle
 from .spec.same_place import same_place, shown
 from .spec.schema import SweepSpec
+from .tracking.projector import Projector
 from .tracking.runs import Runs
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ def adopt(name: str, places: Places, *, copy: bool = False) -> dict[str, Any]:
         ledger.take_lease()
         if copy:
             _make_own(ledger, folder, new)
+            _make_runs(ledger, new)
         else:
             _record_move(ledger, folder, old, new)
         record = ledger.record
@@ -194,11 +197,24 @@ def _make_own(ledger: Ledger, folder: Store, new: SweepSpec) -> None:
     own = marker.sweep_id if marker is not None and begun else str(uuid.uuid4())
     folder.write(SWEEP_FILE, _marker(ledger, new, sweep_id=own, copy_of=record.id).as_bytes())
     for number in record.run_ids:
-        ledger.set_run_id(number, "")  # the original's: the copy's are made when it is synced or resumed
+        ledger.set_run_id(number, "")  # the original's
     ledger.update_sweep(earlier_ids=[*(i for i in record.earlier_ids if i != record.id), record.id])
     ledger.update_sweep(moved_from=[])
     ledger.update_sweep(spec=new.as_json())
     ledger.update_sweep(id=own)
+
+
+def _make_runs(ledger: Ledger, new: SweepSpec) -> None:
+    """The copy's own. An MLflow that is away gets them at the next start, or by `sweep sync`."""
+    if new.tracking_uri is None:
+        return
+    projector = Projector(new.tracking_uri, ledger, lambda number: Checkpoints(trial_folder(new, number)))
+    state = ledger.record.state
+    try:
+        projector.sweep(str(SweepState.STOPPED if state is SweepState.RUNNING else state))
+        projector.reconcile()
+    except Exception as error:  # noqa: BLE001  as above
+        log.warning("MLflow is behind: %s: %s", type(error).__name__, error)
 
 
 def _marker(ledger: Ledger, spec: SweepSpec, **fields: Any) -> Marker:

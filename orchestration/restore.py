@@ -85,8 +85,8 @@ def _found(folder: Store, number: int, marker: Marker) -> Found:
         raise InputError(f"{folder.uri}/{number}/{newest.name}/manifest.json {why}: this trial can't be made again")
     attempt = max(name.attempt for name in checkpoints.names())
     notes = {"config": asked["config"], "attempt": max(attempt, 1), "data": manifest.get("data")}
-    origin = int(str(manifest["trial"]).rpartition("/")[2])  # a retry starts with a copy of the failed trial's
-    retry_of = asked.get("retry_of") if origin == number else origin
+    origin = str(manifest.get("trial", "")).rpartition("/")[2]  # a retry starts with a copy of the failed trial's
+    retry_of = int(origin) if origin.isdecimal() and int(origin) != number else asked.get("retry_of")
     if retry_of is not None:
         notes["retry_of"] = retry_of
     trial = _trial(number, TrialState.RUNNING, asked, notes)

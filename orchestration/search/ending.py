@@ -56,7 +56,8 @@ def ending(ledger: Ledger, number: int, checkpoints: Checkpoints) -> dict[str, A
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:
     """sha256 of every file of a checkpoint, by path below the trial's folder."""
-    files = {f"{checkpoint.name}/{file}": entry["sha256"] for file, entry in checkpoint.manifest["files"].items()}
+    known = checkpoint.manifest.get("files", {})
+    files = {f"{checkpoint.name}/{file}": entry["sha256"] for file, entry in known.items()}
     manifest = f"{checkpoint.name}/{MANIFEST}"
     return {**files, manifest: hashlib.sha256(checkpoint.store.read(manifest)).hexdigest()}
 

@@ -243,6 +243,7 @@ def test_a_copy_becomes_a_sweep_of_its_own_with_runs_of_its_own(tmp_path: Path, 
     adopted = adopt("s", Places(ledger=url(b), storage=str(b)), copy=True)
     original = record_of(url(a))
     assert adopted["copy_of"] == original.id != adopted["id"]
+    assert by_sweep(tracking) == {original.id: 3, adopted["id"]: 3}
     with find_sweep(url(b), "s") as sweep:
         sweep.change(["search.trials=3"])
         assert sweep.run(InlineBackend()).mlflow_behind is None

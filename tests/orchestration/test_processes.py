@@ -194,7 +194,7 @@ def test_killed_whole_at_random_moments_several_slots_lose_nothing_and_do_nothin
 
 
 def test_stopped_by_command_and_by_ctrl_c_trials_keep_their_work_and_the_sweep_goes_on(house: House, tmp_path: Path):
-    house.spec(search={"trials": 2}, resources={"max_concurrent": 1}, fixed={"batch": 1, "seconds_per_epoch": 2.0})
+    house.spec(search={"trials": 2}, resources={"max_concurrent": 1}, fixed={"batch": 1, "seconds_per_epoch": 3.0})
     began = house.start("sweep", "run", "spec.yaml", "--plain")
     assert house.wait(lambda: house.epochs() >= 1, began)
     assert "has a driver already" in house.run("sweep", "resume", "s", "--plain", code=2)

@@ -13,6 +13,7 @@ from refsweep.datasets.problems import InputError
 from refsweep.orchestration.adopt import Places, adopt
 from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
+from refsweep.orchestration.restore import LOST
 from refsweep.orchestration.spec.schema import SweepSpec
 from refsweep.orchestration.sweep import find_sweep, open_sweep
 from refsweep.orchestration.tracking.client import make_client
@@ -172,3 +173,19 @@ def test_storage_that_is_lost_for_good_is_accepted_by_a_repair(tmp_path: Path):
     left = verify("s", spec.ledger_url, spec.storage, repair=True)
     assert all("missing" in line for line in said(left))
     assert run(spec).state == "finished"
+
+
+def test_a_retry_and_a_trial_that_had_left_nothing_come_back_as_such(out: Path):
+    (out / "s/4").mkdir()  # a retry of the first trial, as it begins; the trial before it had finished no epoch
+    shutil.copytree(out / "s/0/epoch-0001.1", out / "s/4/epoch-0001.0")
+    for path in out.glob("ledger.db*"):
+        path.unlink()
+    assert found(out, repair=True).repaired[4:6] == [
+        f"trial 3: FAIL, {LOST}",
+        "trial 4: RUNNING, continues from epoch-0001.0",
+    ]
+    ledger = Ledger.open(url(out), "s")
+    assert (ledger.trial_record(4).retry_of, ledger.trial_record(4).attempt) == (0, 1)
+    assert ledger.trials[4].params == ledger.trials[0].params
+    assert ledger.searched() == 4, "a retry does not count"
+    ledger.close()
