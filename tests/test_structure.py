@@ -168,6 +168,16 @@ def test_every_folder_with_code_is_packaged():
     assert set(listed) == {"refsweep"} | {".".join(("refsweep", *folder.parts)) for folder in folders}
 
 
+def test_what_runs_leave_is_not_committed():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [
+        line for line in tracked.stdout.splitlines() if re.search(r"\.(db|db-wal|lease|log|pyc|pt|png)$", line)
+    ] == [
+        "docs/query.png",
+        "docs/tracked.png",
+    ]
+
+
 def test_the_lock_names_no_index():
     lock = (ROOT / "requirements.lock").read_text()
     assert "--index" not in lock
