@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from ..spec.errors import LeaseTakenError
 from ..spec.locations import sqlite_path
 from .creating import TERM
-from .database import Opened
+from .database import LedgerAwayError, Opened, first_line
 from .lease import SweepLease
 from .records import SweepRecord
 from .sql import StudyWriter, gone_back
@@ -64,8 +64,12 @@ class HeldLedger(ABC):
     # -- lease -------------------------------------------------------------------------------------------
 
     def take_lease(self) -> None:
-        """Becomes the sweep's only driver, in a new term. Raises LeaseTakenError when there is one."""
-        self._lease.take()
+        """Becomes the sweep's only driver, in a new term. Raises LeaseTakenError when there is one, LedgerAwayError
+        when the database is away."""
+        try:
+            self._lease.take()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise LedgerAwayError(f"the ledger can't be reached: {first_line(error)}") from error
         try:
             self._write(self._begin_term)
         except BaseException:
@@ -106,7 +110,7 @@ class HeldLedger(ABC):
             if self._leads and self._stored_term() == self.term:
                 return False  # held by a session of ours that the server has not ended yet, or about to be taken
             raise
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
+        except StorageInternalError:
             return False
         return True
 

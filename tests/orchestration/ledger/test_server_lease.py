@@ -18,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from refsweep.datasets.problems import InputError
 from refsweep.orchestration.ledger import server_lease
 from refsweep.orchestration.ledger.ledger import Ledger
-from refsweep.orchestration.spec.errors import LeaseTakenError
+from refsweep.orchestration.spec.errors import LeaseTakenError, LedgerUnavailableError
 from refsweep.tests.help import asked as ask_for
 
 pytestmark = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
@@ -189,3 +189,15 @@ def test_a_server_that_can_not_end_silent_sessions_is_refused(ledger: Ledger, mo
     with pytest.raises(InputError, match=r"ledger: PostgreSQL must be 99 or later, .*; got \d+$"):
         ledger.take_lease()
     assert not ledger.has_driver()
+
+
+def test_a_server_that_is_away_when_the_lease_is_taken_is_said_in_a_line(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    def away(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("connection refused\nIs the server running?"))
+
+    monkeypatch.setattr("refsweep.orchestration.ledger.lease.PostgresLease", away)
+    with pytest.raises(LedgerUnavailableError, match=r"the ledger can't be reached: .*connection refused$"):
+        ledger.take_lease()
+    assert not ledger.still_ours()
