@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.admission import PROBE
 from refsweep.orchestration.adopt import Places, adopt
 from refsweep.orchestration.execution.inline import InlineBackend
 from refsweep.orchestration.ledger.ledger import Ledger
@@ -23,6 +25,7 @@ from refsweep.orchestration.tracking.client import make_client
 from refsweep.orchestration.tracking.projector import Projector, RefusedError
 from refsweep.orchestration.tracking.runs import LEDGER, PARENT, SWEEP_ID, TRIAL
 from refsweep.tests.help import tree
+from refsweep.trainables.training.sealed import seal
 
 
 def spec_of(storage: Path | str, **parts: Any) -> SweepSpec:
@@ -154,7 +157,7 @@ def test_a_marker_is_written_before_anything_else_and_one_that_is_torn_is_named(
     write = Store.write
     monkeypatch.setattr(Store, "write", lambda *a: written.append(a[1]) or write(*a))
     run(spec_of(tmp_path))
-    assert written[0] == SWEEP_FILE
+    assert next(file for file in written if file != PROBE) == SWEEP_FILE
     (tmp_path / "s" / SWEEP_FILE).write_text("{")
     with pytest.raises(InputError, match=r"sweep.json says whose this folder is, and can't be read"):
         run(spec_of(tmp_path))
@@ -264,7 +267,7 @@ def test_the_checkpoints_of_a_copy_are_its_own_and_a_strangers_are_not(tmp_path:
             database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 1")
         if not good:
             own = next((a / "s/1").glob("epoch-*/manifest.json"))
-            own.write_text(own.read_text().replace(record_of(url(a)).id, "00000000-another"))
+            own.write_bytes(seal(json.loads(own.read_text().replace(record_of(url(a)).id, "00000000-another"))))
         outcome = run(spec_of(folder), resuming=True)
         assert outcome.state == ("finished" if good else "halted")
         if not good:

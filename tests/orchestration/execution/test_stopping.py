@@ -98,6 +98,7 @@ def sweep(tmp_path: Path) -> Sweep:
         "tracking": "none",
         "objective": {"metric": "loss", "mode": "min"},
         "search": {"trials": 2, "sampler": "random", "pruner": "none"},
+        "resources": {"wait_s": 60},
         "fixed": {"epochs": 2},
     }
     return open_sweep(check_spec(content))

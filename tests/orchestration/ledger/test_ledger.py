@@ -238,7 +238,7 @@ def test_a_url_without_a_password_is_taken(url: str):
     ("url", "message"),
     [
         ("mysql://db/s", "must be sqlite:///FILE or postgresql://HOST/DB, got mysql://"),
-        ("ledger.db", "must be sqlite:///FILE or postgresql://HOST/DB, got ledger.db://"),
+        ("ledger.db", "must be sqlite:///FILE or postgresql://HOST/DB, got 'ledger.db'"),
         ("postgresql://me:secret@db/s", "must not contain a password"),
         ("postgresql://me:@db/s", "must not contain a password"),
         ("postgresql://db/s?user=me&password=secret", "must not contain a password"),

@@ -14,6 +14,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from refsweep.datasets.problems import InputError
 from refsweep.datasets.storage.store import Store
+from refsweep.orchestration.adopt import Places, adopt
 from refsweep.orchestration.cli.model import _package, app
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.registry import catalogue
@@ -42,6 +43,8 @@ def place(made: Path, tmp_path: Path) -> Iterator[Place]:
 
 
 def opened(storage: Path, tracking: str | None = None) -> Iterator[Place]:
+    """A sweep whose files were copied, as one that was moved there."""
+    adopt("t", Places(ledger=f"sqlite:///{storage}/ledger.db", storage=str(storage)))
     with find_sweep(f"sqlite:///{storage}/ledger.db", "t") as sweep, without_files():
         spec = sweep.spec.model_copy(update={"storage": str(storage)})
         uri = tracking or f"sqlite:///{storage}/mlflow.db"
