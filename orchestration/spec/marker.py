@@ -54,7 +54,7 @@ def marker_of(folder: Store) -> Marker | None:
         if not all(isinstance(value, str) for value in (marker.sweep_id, marker.name, marker.ledger)):
             raise TypeError("id, name and ledger must be text")
         return marker
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(

@@ -22,6 +22,7 @@ from refsweep.orchestration.tracking.runs import TRIAL
 from refsweep.orchestration.verify import Verified, verify
 from refsweep.tests.help import facts
 from refsweep.tests.orchestration.test_identity import run, runs_in, spec_of, url
+from refsweep.trainables.training.sealed import seal
 
 SEARCH = {"trials": 3, "sampler": "tpe", "pruner": "none", "startup": 2}
 
@@ -57,7 +58,7 @@ def said(verified: Verified) -> list[str]:
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_bytes(seal(content) if path.name == "manifest.json" else json.dumps(content).encode())
 
 
 def test_a_sweep_that_nothing_happened_to_has_no_differences(out: Path):

@@ -17,10 +17,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "refsweep"
 
 
-def content(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Its schema, and the rows of each table."""
+def content(path: Path) -> tuple[list[list[str]], list[tuple[str, int]]]:
+    """Its schema, and the rows of each table. A table's constraints are sorted: MLflow's migrations write them in the
+    order of a set, another one each time."""
     with sqlite3.connect(path) as database:
-        schema = sorted(sql for (sql,) in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
+        written = database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        schema = sorted(sorted(line.strip(" ,\t") for line in sql.splitlines()) for (sql,) in written)
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return schema, sorted((n, *database.execute(f"SELECT count(*) FROM {n}").fetchone()) for n in names)  # noqa: S608
 
