@@ -54,8 +54,8 @@ def parse_expression(content: Any, where: str) -> dict[int, frozenset[int]]:
         frames = [(whole(frame, "frame"), ids) for frame, ids in content["label"].items()]
         referred = {frame: frozenset(whole(i, "id") for i in ids) for frame, ids in frames}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        said = f": {error}" if isinstance(error, ValueError) else ""
-        raise DataError([Problem(where, f'must hold {{"label": {{frame: [object ids]}}}}{said}')]) from None
+        why = f": {error}" if isinstance(error, ValueError) else ""
+        raise DataError([Problem(where, f'must hold {{"label": {{frame: [object ids]}}}}{why}')]) from None
     _check_distinct([frame for frame, _ in frames], where)
     return referred
 

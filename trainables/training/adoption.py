@@ -31,7 +31,7 @@ def refuse_foreign(checkpoint: Checkpoint, provenance: Mapping[str, Any], earlie
     if _differ("data", theirs, provenance):
         raise InputError(
             f"{where} was trained on other data: its fingerprint is {theirs['data']}, now it is {provenance['data']}. "
-            "Use the data of before, or start anew at another place"
+            "Use the earlier data, or start a new sweep in another storage"
         )
     if _differ("config", theirs, provenance):
         raise InputError(f"{where} was written under another Config")
