@@ -250,6 +250,7 @@ def test_what_hosts_lack_is_named_for_each_and_nothing_is_started(user: User, cl
 
 def test_what_only_the_job_can_refuse_is_exit_code_2_too(user: User):
     assert "1 worker of 64 CPUs" in user.submit("--set", "resources.cpus_per_worker=64", code=2)
+    user.submit("--follow")  # a start that was refused does not use up the name
     changed = user.submit("--set", "search.seed=4", code=2)
     assert "exists with another spec" in changed
     assert "search.seed: 3 -> 4" in changed
