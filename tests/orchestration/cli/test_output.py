@@ -90,6 +90,7 @@ def test_a_log_record_with_hostile_text_is_one_harmless_entry(capsys: pytest.Cap
     handler.setFormatter(process._SafeFormatter("%(levelname)s %(name)s: %(message)s"))
     handler.emit(logging.LogRecord("refsweep", logging.WARNING, "", 0, "MLflow is behind: %s", (HOSTILE,), None))
     harmless(handler.stream.getvalue())
+    assert handler.stream.getvalue().startswith("WARNING refsweep: MLflow is behind: ")
 
 
 @pytest.fixture

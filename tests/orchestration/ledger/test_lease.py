@@ -7,7 +7,6 @@ import errno
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from refsweep.orchestration.ledger.lease import LeaseTakenError
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.ledger.sql import StudyWriter
 from refsweep.tests.help import asked as ask_for
+from refsweep.tests.orchestration.ledger.leases import takes, within
 
 on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
@@ -49,21 +49,6 @@ def another_driver(ledger: Ledger) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.wait()
-
-
-def within(seconds: float, what: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while not (done := what()) and time.monotonic() < until:
-        time.sleep(0.01)
-    return done
-
-
-def takes(ledger: Ledger) -> bool:
-    try:
-        ledger.take_lease()
-    except LeaseTakenError:
-        return False
-    return True
 
 
 def reopened(ledger: Ledger) -> Ledger:

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from refsweep.orchestration.ledger import server_lease
 from refsweep.orchestration.ledger.ledger import Ledger
 from refsweep.orchestration.spec.errors import LeaseTakenError, LedgerUnavailableError
 from refsweep.tests.help import asked as ask_for
+from refsweep.tests.orchestration.ledger.leases import takes, within
 
 pytestmark = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 IDLE_S, PING_S, PATIENCE_S = 1.5, 0.3, 0.9
@@ -87,21 +88,6 @@ def proxied(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     yield far, proxy
     proxy.close()
     far.close()
-
-
-def within(seconds: float, what: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while not (done := what()) and time.monotonic() < until:
-        time.sleep(0.02)
-    return done
-
-
-def takes(ledger: Ledger) -> bool:
-    try:
-        ledger.take_lease()
-    except LeaseTakenError:
-        return False
-    return True
 
 
 def test_a_driver_that_lives_keeps_its_lease_however_little_it_does(ledger: Ledger):

@@ -27,6 +27,12 @@ def test_no_password_is_shown(place: str, text: str):
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
+        ("sqlite:////a/l.db", "sqlite:////a/b/../l.db", True),
+        ("sqlite:////a/l.db", "sqlite:////a/m.db", False),
+        ("sqlite:////a/l.db", "postgresql://h/a/l.db", False),
+        ("postgresql://h/sweeps", "postgresql+psycopg://me@H:5432/sweeps", True),
+        ("postgresql://h:5433/sweeps", "postgresql://h/sweeps", False),
+        ("postgresql://h/sweeps", "http://h:5432/sweeps", False),
         ("postgresql://db/sweeps", "postgresql://me@DB:5432/sweeps", True),
         ("postgresql:///sweeps?host=/run/pg", "postgresql:///sweeps?host=/run/other", False),
         ("postgresql://db/sweeps", "postgresql://db/other", False),
@@ -37,7 +43,7 @@ def test_no_password_is_shown(place: str, text: str):
     ],
 )
 def test_places_are_compared_by_what_they_name(one: str, other: str, same: bool):
-    assert same_place(one, other) is same
+    assert same_place(one, other) == same_place(other, one) == same
 
 
 def test_links_to_a_folder_are_the_folder(tmp_path: Path):

@@ -40,7 +40,7 @@ def test_what_is_not_ours_is_refused(manifest: dict[str, Any], why: str):
     "manifest", [OURS, {"config": "c0"}, {"config": "c0", "data": "f00d"}, {**OURS, "sweep_id": "before"}]
 )
 def test_what_is_ours_or_says_nothing_is_taken(manifest: dict[str, Any]):
-    refuse_foreign(written(**manifest), OURS, ["before"])
+    assert refuse_foreign(written(**manifest), OURS, ["before"]) is None
 
 
 def test_other_code_is_said_and_noted(caplog: pytest.LogCaptureFixture):
